@@ -30,13 +30,45 @@ fn the_macros_know_the_topics_of_the_host() {
     assert_eq!(topics_of_the_macros(), HostTopic::ALL.map(HostTopic::as_str));
 }
 
+/// Returns the topics at the top of the WIT package, which lists them in one sentence.
+fn topics_of_the_interface() -> Vec<String> {
+    let text = text_of("wit/deps/events/events.wit");
+    let (head, _) = text.split_once("\npackage ").unwrap();
+    let (_, sentence) = head.split_once("The host publishes ").unwrap();
+    sentence.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect()
+}
+
+/// Returns the topics in the first column of the table for operators.
+fn topics_of_the_table() -> Vec<String> {
+    let text = text_of("host/OPERATING.md");
+    let (_, section) = text.split_once("\n### Events of the host\n").unwrap();
+    let (section, _) = section.split_once("\n#").unwrap();
+    section.lines().filter_map(|line| line.strip_prefix("| `")).map(name_before_backtick).collect()
+}
+
+/// Returns the topics of the SDK's payloads, each with the name of its type.
+fn payloads_of_the_sdk() -> Vec<(String, String)> {
+    let text = text_of("plugins/sdk/src/events/host_topics.rs");
+    let topics = text.lines().filter_map(|line| line.strip_prefix("/// `")).map(name_before_backtick);
+    let types = text.lines().filter_map(|line| line.strip_prefix("pub struct ")?.strip_suffix(" {"));
+    let (topics, types): (Vec<_>, Vec<_>) = (topics.collect(), types.map(ToOwned::to_owned).collect());
+    assert_eq!(topics.len(), types.len(), "{topics:?} {types:?}");
+    topics.into_iter().zip(types).collect()
+}
+
+fn name_before_backtick(text: &str) -> String {
+    text.split('`').next().unwrap_or_default().to_owned()
+}
+
 #[test]
-fn the_documents_name_the_topics_of_the_host() {
-    for (path, before) in [("wit/deps/events/events.wit", ""), ("host/OPERATING.md", "\n| ")] {
-        let text = text_of(path);
-        for topic in HostTopic::ALL {
-            let name = format!("{before}`{}`", topic.as_str());
-            assert!(text.contains(&name), "{path} does not name {}", topic.as_str());
-        }
-    }
+fn the_documents_have_the_topics_of_the_host() {
+    let topics = HostTopic::ALL.map(HostTopic::as_str);
+    assert_eq!(topics_of_the_interface(), topics);
+    assert_eq!(topics_of_the_table(), topics);
+}
+
+#[test]
+fn the_sdk_has_a_payload_for_each_topic_of_the_host() {
+    let payloads = HostTopic::ALL.map(|topic| (topic.as_str().to_owned(), format!("{topic:?}")));
+    assert_eq!(payloads_of_the_sdk(), payloads);
 }
