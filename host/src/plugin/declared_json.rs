@@ -30,14 +30,16 @@ impl DeclaredJson {
     }
 
     /// Returns the `operationId` of an operation, without reading the rest of it into memory. `None` if it has none, or one
-    /// that is not a text.
+    /// that is not a text, or if the operation is not an object.
     pub fn operation_id(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Identified {
             #[serde(rename = "operationId")]
             operation_id: Option<String>,
         }
-        serde_json::from_str::<Identified>(&self.0).ok()?.operation_id
+        // Serde reads an array as a struct too. The text is compact, so it begins with its value.
+        let object = Some(&*self.0).filter(|text| text.starts_with('{'))?;
+        serde_json::from_str::<Identified>(object).ok()?.operation_id
     }
 }
 
@@ -102,6 +104,8 @@ mod tests {
             json!({ "operationId": null }),
             json!({ "operationId": 7 }),
             json!({}),
+            json!(["x"]),
+            json!("x"),
         ] {
             let id = operation.get("operationId").and_then(Value::as_str).map(ToOwned::to_owned);
             assert_eq!(DeclaredJson::of(&operation).operation_id(), id, "{operation}");
