@@ -280,19 +280,27 @@ fn list(page: &Value, kind: Kind, terminal: &Terminal) {
     }
 }
 
-/// Returns the reason of the latest failure, unless the task ended without a failure: then it concerns an earlier attempt.
-fn reason(task: &Value) -> String {
-    match text(task, "state").as_str() {
-        "done" | "cancelled" => String::new(),
-        _ => text(task, "reason"),
-    }
+/// Returns whether the task ended without a failure. Its reason then concerns an earlier attempt.
+fn ended_without_failure(task: &Value) -> bool {
+    matches!(text(task, "state").as_str(), "done" | "cancelled")
+}
+
+/// Returns the beginning of the reason of the latest failure, unless the task ended without a failure.
+fn reason_in_list(task: &Value) -> String {
+    if ended_without_failure(task) { String::new() } else { shortened(text(task, "reason")) }
+}
+
+/// Returns the reason of the latest failure, and says so if the task ended without a failure.
+fn reason_in_full(task: &Value) -> String {
+    let reason = text(task, "reason");
+    if reason.is_empty() || !ended_without_failure(task) { reason } else { format!("{reason} (an earlier failure)") }
 }
 
 fn row(task: &Value) -> [String; 8] {
     let [created, due] = ["created_at", "due_at"].map(|name| to_the_second(&text(task, name)));
     let state = text(task, "state");
     let due = if matches!(state.as_str(), "ready" | "blocked") { due } else { String::new() };
-    let reason = shortened(reason(task));
+    let reason = reason_in_list(task);
     [text(task, "seq"), text(task, "plugin"), text(task, "name"), state, text(task, "attempts"), created, due, reason]
 }
 
@@ -320,7 +328,7 @@ fn show(task: &Value, terminal: &Terminal) {
     let title = format!("{} {} of {}", text(task, "kind"), text(task, "name"), text(task, "plugin"));
     terminal.line(terminal.bold(&format!("{} {title}", text(task, "seq"))));
     row("state", text(task, "state"));
-    row("reason", reason(task));
+    row("reason", reason_in_full(task));
     row("attempts", text(task, "attempts"));
     row("event", text(task, "event_id"));
     row("source", text(task, "source"));
@@ -428,11 +436,16 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_ended_without_a_failure_has_no_reason() {
-        for (state, shown) in [("running", "late"), ("dead", "late"), ("done", ""), ("cancelled", "")] {
-            let [.., reason] = row(&json!({ "state": state, "reason": "late" }));
-            assert_eq!(reason, shown, "{state}");
+    fn the_reason_of_a_job_that_ended_without_a_failure_is_that_of_an_earlier_attempt() {
+        let earlier = "late (an earlier failure)";
+        for (state, listed, shown) in
+            [("running", "late", "late"), ("dead", "late", "late"), ("done", "", earlier), ("cancelled", "", earlier)]
+        {
+            let task = json!({ "state": state, "reason": "late" });
+            let [.., reason] = row(&task);
+            assert_eq!((reason.as_str(), reason_in_full(&task).as_str()), (listed, shown), "{state}");
         }
+        assert_eq!(reason_in_full(&json!({ "state": "done", "reason": null })), "");
     }
 
     #[test]
