@@ -179,8 +179,8 @@ impl Error {
         self
     }
 
-    /// Adds a member to the problem that the client gets, so that a program can continue. It may be a secret of this
-    /// client: it is never logged.
+    /// Adds a member to the problem that the client gets, so that a program can continue or tell what is missing. It may be a
+    /// secret of this client: it is never logged.
     #[must_use]
     pub fn with_member(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.0.members.insert(name.to_owned(), value.into());

@@ -20,6 +20,9 @@ use crate::telemetry::CALL_ERRORS;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
+/// The member that names the permission that the caller lacks. It is no secret.
+const PERMISSION: &str = "permission";
+
 /// A longer path is cut in a problem: it identifies nothing, and the response to a URL that is too long is short.
 const MAX_INSTANCE_BYTES: usize = 2048;
 
@@ -54,7 +57,7 @@ struct Problem<'a> {
     members: &'a Map<String, Value>,
 }
 
-/// The members of a problem that a client can continue from.
+/// The members that name what the caller lacks, or with which a client can continue.
 #[derive(schemars::JsonSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
 struct Continuation {
@@ -151,8 +154,8 @@ pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
         Details { listed: error.findings(), omitted: error.omitted_findings(), members: error.members().clone() };
     let mut reply = write(status, error.public(), error.code(), &details, instance, request_id);
     add_headers(&mut reply.headers, error.kind());
-    if !details.members.is_empty() {
-        // They may be secrets.
+    if details.members.keys().any(|name| name != PERMISSION) {
+        // The other members may be secrets.
         reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     if let Some(limit) = error.rate_limit() {
@@ -317,6 +320,14 @@ mod tests {
         let reply = reply(&error, "/", "r");
         assert_eq!(reply.headers[CACHE_CONTROL], "no-store");
         assert_eq!(body(&reply)["challenge"], "secret");
+    }
+
+    #[test]
+    fn a_problem_that_names_the_permission_only_may_be_stored() {
+        let error = Error::forbidden(code::FORBIDDEN, "x").with_member("permission", "items:read-all");
+        let reply = reply(&error, "/", "r");
+        assert_eq!(reply.headers.get(CACHE_CONTROL), None);
+        assert_eq!(body(&reply)["permission"], "items:read-all");
     }
 
     #[test]
