@@ -21,7 +21,10 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         HostRoute::post("/api/v1/utils/test-email/", create_test_email)
             .permission(HostPermission::MailTest)
             .named("utils", "test_email", "Test Email")
-            .described("Sends a test mail to the given address. A mail server must be configured.")
+            .described(
+                "Sends a test mail to the given address. A mail server must be configured, except in development: \
+                 without one, the page `/dev/mail` shows the mail.",
+            )
             .query::<TestEmail>()
             .replies_with::<Message>(201),
     ]
