@@ -132,6 +132,8 @@ impl HostPool<Postgres> {
         let test_timeout = Some(TEST_TIMEOUT.min(options.get_acquire_timeout() / 2));
         settings.extend([
             ("statement_timeout", limit.as_millis().to_string()),
+            // A statement after a lock sees all that was committed before the lock was taken (`db::intake`).
+            ("default_transaction_isolation", "read committed".to_owned()),
             // Longer than the migrations of a plugin, during which the host holds a lock in a transaction.
             ("idle_in_transaction_session_timeout", "120s".to_owned()),
         ]);

@@ -413,7 +413,7 @@ impl Transaction {
     /// # Errors
     /// The commit failed because of a conflict or a deferred constraint, or an earlier statement had failed. On SQLite
     /// also: a message of the transaction could not be stored, as when the database is full. Nothing of the transaction
-    /// is there then.
+    /// is there then, but after [`DataError::Limit`] of the time or [`DataError::Unavailable`] it may have been committed.
     pub async fn commit(self) -> Result<(), DataError> {
         match self.0 {
             OpenTransaction::Sqlite(transaction) => transaction.commit().await,

@@ -4,7 +4,7 @@
 use wharf::config::Config;
 use wharf::db::plugin_data::{DataError, PluginData, StatementLimits, Value};
 
-use super::fixture::{Fixture, add, count, name, on_both, sql};
+use super::fixture::{Fixture, add, count, migration, name, on_both, sql};
 use crate::support::Backend;
 use crate::support::polling::until;
 use crate::support::postgres::is_lock_waited_for;
@@ -12,6 +12,7 @@ use crate::support::postgres::is_lock_waited_for;
 on_both! {
     committed_messages_are_there_in_order_until_they_are_forgotten,
     a_transaction_that_is_not_committed_leaves_no_message,
+    a_commit_that_a_constraint_refuses_leaves_no_message,
     after_an_error_a_transaction_appends_nothing,
     transactions_of_one_lane_commit_in_the_order_of_their_messages,
     no_id_is_used_twice,
@@ -70,7 +71,6 @@ async fn committed_messages_are_there_in_order_until_they_are_forgotten(fixture:
 
 async fn a_transaction_that_is_not_committed_leaves_no_message(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
-    // The first of these creates the table.
     for by_dropping in [true, false, true, false] {
         let mut transaction = database.begin().await.unwrap();
         transaction.append_message(Some("a"), "gone".to_owned()).await.unwrap();
@@ -85,6 +85,24 @@ async fn a_transaction_that_is_not_committed_leaves_no_message(fixture: &Fixture
     database.append_message(Some("a"), "there".to_owned()).await.unwrap();
     assert_eq!(texts(&fixture.data).await, ["there"]);
     assert_eq!(count(&database).await, Value::Integer(0));
+}
+
+/// On SQLite, the messages and their table were written when the commit fails.
+async fn a_commit_that_a_constraint_refuses_leaves_no_message(fixture: &Fixture) {
+    const RELATED: &str = "CREATE TABLE parent (id BIGINT PRIMARY KEY);
+        CREATE TABLE child (parent BIGINT REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)";
+    fixture.data.migrate(&name("shop"), &[migration("0001_related", RELATED)]).await.unwrap();
+    let database = fixture.open("shop").await;
+    for _ in 0..2 {
+        let mut transaction = database.begin().await.unwrap();
+        transaction.execute(sql("INSERT INTO child (parent) VALUES (1)")).await.unwrap();
+        transaction.append_message(Some("a"), "gone".to_owned()).await.unwrap();
+        let error = transaction.commit().await.unwrap_err();
+        assert!(matches!(error, DataError::Constraint(_)), "{error:?}");
+        assert_eq!(texts(&fixture.data).await, [""; 0]);
+    }
+    database.append_message(Some("a"), "there".to_owned()).await.unwrap();
+    assert_eq!(texts(&fixture.data).await, ["there"]);
 }
 
 async fn after_an_error_a_transaction_appends_nothing(fixture: &Fixture) {

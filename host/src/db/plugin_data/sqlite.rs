@@ -309,13 +309,13 @@ pub(super) struct Transaction {
     failed: bool,
     /// The messages that the commit writes, in order. No plugin can roll back a part of a transaction (`statement`
     /// refuses SAVEPOINT), so all of them belong to the commit.
-    messages: Vec<String>,
+    messages: Vec<Box<str>>,
     /// The bytes that they take in the host's memory.
     message_memory: usize,
 }
 
 impl Transaction {
-    /// Runs a statement. The first one also begins the transaction, and waits for other processes within its own time.
+    /// Runs a statement. The first one also begins the transaction. The wait for other processes has a time of its own.
     pub(super) async fn run(&mut self, mut statement: Statement) -> Result<(Rows, u64), DataError> {
         if self.failed {
             return Err(DataError::failed_transaction());
@@ -324,10 +324,16 @@ impl Transaction {
         self.failed = true;
         statement::admit(Dialect::Sqlite, &mut statement, &self.limits)?;
         let leased = self.leased.take().ok_or_else(DataError::failed_transaction)?;
-        let (time, limits) = (self.limits.time, self.limits.clone());
+        let waits = if is_begun(&leased) { 1 } else { 2 };
+        let (time, limits) = (self.limits.time.saturating_mul(waits), self.limits.clone());
         let (leased, result) = self
             .database
             .on_thread(leased, time, move |connection| {
+                if !connection.in_transaction() {
+                    // Within the transaction, nothing can shorten the log. A statement that writes fails then, and one that
+                    // reads does not.
+                    let _ = connection.limit_wal(&limits);
+                }
                 connection.begin(&limits)?;
                 let mut budget = ResultBudget::new(&limits);
                 or_data_error(connection.statement(&statement.sql, &statement.params, &limits, &mut budget))

@@ -28,7 +28,8 @@ impl Sqlite {
         text: String,
     ) -> Result<(), DataError> {
         let leased = self.lease(&self.writer, limits).await?;
-        let (time, limits) = (limits.time, limits.clone());
+        let (time, limits) = (commit_time(limits), limits.clone());
+        let text = text.into_boxed_str();
         let (leased, appended) =
             self.on_thread(leased, time, move |connection| commit(connection, &[text], &limits)).await?;
         drop(leased);
@@ -86,8 +87,9 @@ impl Transaction {
         if self.failed {
             return Err(DataError::failed_transaction());
         }
-        self.message_memory = self.message_memory.saturating_add(size_of::<String>()).saturating_add(text.len());
-        self.messages.push(text);
+        let kept = size_of::<Box<str>>().saturating_add(text.len());
+        self.message_memory = self.message_memory.saturating_add(kept);
+        self.messages.push(text.into_boxed_str());
         Ok(())
     }
 
@@ -96,8 +98,8 @@ impl Transaction {
         self.message_memory
     }
 
-    /// Writes the messages and commits. If either fails, nothing of the transaction is there. All messages together have
-    /// the time of one statement.
+    /// Writes the messages and commits. If either fails, nothing of the transaction is there. If the time runs out, the
+    /// commit may have gone through. All messages together have the time of one statement.
     pub(in crate::db::plugin_data) async fn commit(self) -> Result<(), DataError> {
         let Self { database, limits, leased, failed, messages, .. } = self;
         let Some(leased) = leased.filter(|_| !failed) else { return Err(DataError::failed_transaction()) };
@@ -105,15 +107,21 @@ impl Transaction {
             // No statement has begun the transaction.
             return Ok(());
         }
+        let time = commit_time(&limits);
         let (leased, committed) =
-            database.on_thread(leased, limits.time, move |connection| commit(connection, &messages, &limits)).await?;
+            database.on_thread(leased, time, move |connection| commit(connection, &messages, &limits)).await?;
         drop(leased);
         committed
     }
 }
 
+/// Returns the time of a commit: the messages have the time of one statement, and nothing interrupts the commit after them.
+fn commit_time(limits: &StatementLimits) -> Duration {
+    limits.time.saturating_mul(2)
+}
+
 /// Writes messages in the open transaction, or in one of their own, and commits it, or rolls it back.
-fn commit(connection: &mut Connection, messages: &[String], limits: &StatementLimits) -> Result<(), DataError> {
+fn commit(connection: &mut Connection, messages: &[Box<str>], limits: &StatementLimits) -> Result<(), DataError> {
     let committed = write(connection, messages, limits).and_then(|()| connection.commit());
     if committed.is_err() {
         connection.rollback();
@@ -124,26 +132,27 @@ fn commit(connection: &mut Connection, messages: &[String], limits: &StatementLi
 }
 
 /// Writes messages within the plugin's limits. A message may be longer than a value of the plugin.
-fn write(connection: &mut Connection, messages: &[String], limits: &StatementLimits) -> Result<(), DataError> {
-    let Some(longest) = messages.iter().map(String::len).max() else { return Ok(()) };
+fn write(connection: &mut Connection, messages: &[Box<str>], limits: &StatementLimits) -> Result<(), DataError> {
+    let Some(longest) = messages.iter().map(|text| text.len()).max() else { return Ok(()) };
     let longest = limits.bytes.max(longest);
     connection.apply_limits(limits, longest, 0)?;
-    // Outside a transaction, this can shorten the log.
-    connection.limit_wal(limits)?;
+    if !connection.in_transaction() {
+        connection.limit_wal(limits)?;
+    }
     connection.begin(limits)?;
     let _meter = Meter::start(&connection.control, longest);
     let inserted = insert(connection, messages);
     inserted.map_err(|error| error_mapping::to_data_error(&connection.raw, &connection.control, error, Some(limits)))
 }
 
-fn insert(connection: &mut Connection, messages: &[String]) -> rusqlite::Result<()> {
+fn insert(connection: &mut Connection, messages: &[Box<str>]) -> rusqlite::Result<()> {
     if !connection.has_outbox {
         connection.control.set_mode(Mode::Host);
         connection.raw.execute_batch(CREATE)?;
     }
     let mut statement = connection.host_statement(INSERT)?;
     for text in messages {
-        statement.execute([text])?;
+        statement.execute([&**text])?;
     }
     Ok(())
 }
