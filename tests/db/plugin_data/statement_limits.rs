@@ -278,7 +278,10 @@ async fn a_full_database_takes_no_messages_and_gives_those_that_it_has(fixture: 
     assert!((20..80).contains(&stored), "{stored}");
     let mut transaction = database.begin().await.unwrap();
     let counted = "UPDATE counter SET n = 1 WHERE id = 'a'";
-    assert_eq!(transaction.execute(sql(counted)).await, Ok(1));
+    if fixture.backend == Backend::Sqlite {
+        // It needs no more space. PostgreSQL refuses every write to a full database.
+        assert_eq!(transaction.execute(sql(counted)).await, Ok(1));
+    }
     let appended = transaction.append_message(None, message(1_000)).await;
     let committed = transaction.commit().await;
     // On SQLite the commit writes the message.
