@@ -123,7 +123,7 @@ async fn a_caller_whose_session_ends_during_a_raw_upload_is_refused(host: &mut T
     deploy_plan(host, &release("candidate"), "canary=100%25").await;
     let first = host.user("jane@example.com").await;
     let second = host.anonymous().signed_in("jane@example.com", PASSWORD).await;
-    let head = format!("POST /liar HTTP/1.1\r\nauthorization: Bearer {}\r\n", first.token());
+    let head = format!("POST /api/v1/liar HTTP/1.1\r\nauthorization: Bearer {}\r\n", first.token());
     let taken = with_a_late_body(host, &head, "bytes", async || ()).await;
     assert!(taken.starts_with("HTTP/1.1 200") && taken.ends_with("candidate"), "{taken}");
     let refused = with_a_late_body(host, &head, "bytes", async || {
