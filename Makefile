@@ -30,7 +30,7 @@ FUZZ_OPT ?= 1
 FUZZ_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 # How many tests run at once, but for the attacks.
-TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+TEST_THREADS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
 
 .PHONY: help
 help: ## List the targets
