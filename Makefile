@@ -180,7 +180,8 @@ bench-check: cargo plugins ## Count the instructions of requests; fail if one ha
 		apt-get install -y -qq valgrind || { apt-get update -qq && apt-get install -y -qq valgrind; }; \
 	}
 	@echo '== Building the host that is counted'
-	@$(COUNTED) $(CARGO) build -p wharf-counted -p wharf-bench
+	@# With the features that all packages give the dependencies, and those of the tests: see tests/support/program.rs.
+	@$(COUNTED) $(CARGO) build --workspace --bin wharf-counted --bin wharf-bench --test wharf
 	@target/debug/wharf-bench check target/debug/wharf-counted $(if $(RECORD),--record)
 
 .PHONY: doc

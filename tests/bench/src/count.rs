@@ -2,9 +2,9 @@
 //! [`TOLERANCE`] above the recorded one. `make bench-check RECORD=1` records the counts in [`RECORDED`].
 //!
 //! Callgrind counts, so the counts depend on the compiler and the libraries, and hardly on the machine and its load. With another
-//! compiler or valgrind than the recorded one, a difference is shown and is no failure. The
-//! host serves over a connection, with everything on, in `wharf-counted`. It starts without instrumentation, because the
-//! compile of its components would take minutes with it. The kernel's instructions are not counted.
+//! compiler or valgrind than the recorded one, a difference is shown and is no failure. The host serves over a connection, with
+//! everything on, in `wharf-counted`. It starts without instrumentation, because the compile of its components would take
+//! minutes with it. The kernel's instructions are not counted.
 //!
 //! The epoch clock ticks in real time while the guest runs some fifty times slower, so a few calls yield that would not.
 //! The least of some rounds counts.
@@ -35,10 +35,10 @@ const TOLERANCE: f64 = 0.03;
 const RECORDED: &str = "tests/bench/instructions.txt";
 /// The directory for the profiles of the rounds that count, for `callgrind_annotate`.
 const PROFILES: &str = "target/bench-check";
-/// Rounds of each route.
-const ROUNDS: usize = 4;
+/// Rounds of each route. The host also works without requests, about once a second, so most rounds are shorter than that.
+const ROUNDS: usize = 10;
 /// Requests of one round.
-const REQUESTS: u32 = 100;
+const REQUESTS: u32 = 40;
 /// Requests before the first round, which fill pools and caches.
 const WARM_UP: u32 = 50;
 /// Items in the list that is requested.
