@@ -110,7 +110,7 @@ pub struct SqlCall {
 struct OpenTransaction {
     /// The number of its handle.
     handle: u32,
-    /// Whether it contains events or jobs.
+    /// Whether it contains events, jobs or mails.
     has_messages: bool,
     /// Counts the messages that the host keeps for the commit. They have no other bound than the memory of the call.
     memory: MemoryReservation,
@@ -146,8 +146,8 @@ impl Guest {
         Ok(self.entered.sql()?.is_ok_and(|call| call.transaction.is_some()))
     }
 
-    /// Takes a transaction out of the call's table. Its record counts its messages until it is dropped. After a
-    /// revocation there is none.
+    /// Takes a transaction out of the call's table, with its record. The record counts the memory of the messages until it is
+    /// dropped. After a revocation there is no record.
     fn end_transaction(
         &mut self,
         handle: Resource<Transaction>,
@@ -165,8 +165,8 @@ impl Guest {
         Ok(())
     }
 
-    /// Appends an event or a job to the plugin's outbox: in the call's open transaction, if it has one. Counts a limit
-    /// that it hit and a failure of the database. `reservation` counts the text.
+    /// Appends an event, a job or a mail to the plugin's outbox: in the call's open transaction, if it has one. Counts a
+    /// limit that it hit and a failure of the database. `reservation` counts the text.
     ///
     /// # Errors
     /// The release was not granted `sql`, which is a defect of the host, or the memory of the call does not suffice.

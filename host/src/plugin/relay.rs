@@ -36,8 +36,8 @@ use crate::message::Message;
 
 /// The most messages that are moved in one transaction.
 const BATCH: usize = 100;
-/// The shortest time between the beginnings of two moves of a plugin, unless the first one filled a batch. A move waits for
-/// two disks and commits two transactions, however few messages it has, so messages that come in this time share one.
+/// The shortest time between the beginnings of two moves of a plugin, unless the first one filled a batch. A move commits two
+/// transactions, and on SQLite it syncs two files, however few messages it has. So messages that come in this time share one.
 const LINGER: Duration = Duration::from_millis(5);
 /// The number of plugins whose messages are moved at once.
 const CONCURRENT: usize = 4;

@@ -10,8 +10,8 @@ use wharf_sdk::prelude::*;
 use wharf_sdk::sql::{self, params};
 use wharf_sdk::users::MAX_USERS;
 
-/// How long a message is kept with its deliveries, in seconds. Only a delivery whose job
-/// an operator dropped or cancelled waits for so long.
+/// How long a message is kept with its deliveries, in seconds. Only a delivery whose job an operator dropped or cancelled waits
+/// for so long.
 const KEEP: i64 = 30 * 24 * 60 * 60;
 
 /// How many ended deliveries of one endpoint are kept.

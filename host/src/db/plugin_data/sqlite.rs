@@ -330,8 +330,8 @@ impl Transaction {
             .database
             .on_thread(leased, time, move |connection| {
                 if !connection.in_transaction() {
-                    // Within the transaction, nothing can shorten the log. A statement that writes fails then, and one that
-                    // reads does not.
+                    // Within the transaction, nothing can shorten the log. A statement that writes looks again and fails if
+                    // the log is still too long. One that reads does not.
                     let _ = connection.limit_wal(&limits);
                 }
                 connection.begin(&limits)?;
