@@ -114,7 +114,7 @@ async fn a_caller_whose_session_ends_during_an_upload_is_refused(host: &mut Test
     assert_eq!(second.get("/items/").await.ok()["count"], 1);
 }
 
-/// They are checked before the body too, which can be large: it is not asked for.
+/// A raw body can be large, so the caller is also checked before it: the last request gets no "100 Continue".
 async fn a_caller_whose_session_ends_during_a_raw_upload_is_refused(host: &mut TestHost) {
     let operation = json!({ "requestBody": { "content": { "application/octet-stream": {} } } });
     let routes = json!([{ "method": "POST", "path": "/", "access": "authenticated", "operation": operation }]);

@@ -28,7 +28,7 @@ use crate::{CONNECTIONS, Failure, climb, targets};
 const PLUGINS: u32 = 10_000;
 /// Their numbers have five digits.
 const MOST: u32 = 100_000;
-/// Concurrent deploys, and concurrent first calls. An agent keeps so many connections.
+/// Concurrent deploys, and concurrent first calls. An agent of ureq keeps three idle connections to a host.
 const CLIENTS: usize = 3;
 /// Starts of each host.
 const STARTS: usize = 5;

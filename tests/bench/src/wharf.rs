@@ -86,8 +86,8 @@ impl Wharf {
                 let seconds = patience.as_secs();
                 return Err(format!("wharf does not respond to {path} with {status} within {seconds} s").into());
             }
-            // The time of the start is too long by one wait at most: a twentieth of it, but at least a millisecond. The requests
-            // hardly disturb the start.
+            // The measured start is too long by one wait at most. A wait is a twentieth of the time so far, but 1 ms to 100 ms,
+            // so the requests hardly disturb the start.
             std::thread::sleep((begun.elapsed() / 20).clamp(Duration::from_millis(1), Duration::from_millis(100)));
         }
         wharf.start_time = begun.elapsed();
