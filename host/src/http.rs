@@ -37,6 +37,7 @@ pub(crate) mod pace;
 mod plugin_call;
 mod preconditions;
 pub mod problem;
+mod release_choice;
 pub mod reply;
 pub mod request_head;
 pub mod resource;

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body as ResponseBody;
 use axum::http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, VARY};
@@ -36,6 +36,7 @@ use super::host_route::{HostRoute, RouteHandler};
 use super::lingering_close::LingeringBody;
 use super::matched_route::{Handler, MatchedRoute};
 use super::plugin_call::PluginCall;
+use super::release_choice::{self, ChosenRelease};
 use super::reply::Reply;
 use super::static_files::{self, Served, StaticFiles};
 use super::traffic::InFlight;
@@ -45,8 +46,6 @@ use crate::error::{Error, Findings, Kind, Result, code};
 use crate::id::PluginName;
 use crate::plugin::Release;
 use crate::plugin::call_stats::CallOutcome;
-use crate::plugin::canary::{Assignment, Canary, anonymous_caller};
-use crate::plugin::generation::{Absence, Found};
 use crate::plugin::release::Prepared;
 use crate::route::{BodyKind, Match, Operation, RouteTable, Schemas, Template};
 
@@ -76,22 +75,7 @@ struct Received<'a> {
     in_flight: InFlight<'a>,
 }
 
-/// The release that a request goes to.
-struct ChosenRelease {
-    release: Arc<Release>,
-    prepared: Arc<Prepared>,
-    /// The part of the request in a trial.
-    trial: Option<Assignment>,
-    /// The result of the look-up of the caller, if the caller decided about the release.
-    caller: Option<Result<Arc<Caller>>>,
-}
-
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// `always` or `never` of a superuser decides for this request; otherwise the caller decides.
-const X_WHARF_CANARY: HeaderName = HeaderName::from_static("x-wharf-canary");
-/// `Retry-After` of a plugin that is paused, revoked or could not be loaded.
-const ABSENT_RETRY_AFTER: Duration = Duration::from_secs(30);
-
 /// Returns method and path template of each route of the host, which the plugin registry needs to detect clashes.
 ///
 /// # Errors
@@ -249,7 +233,8 @@ impl Dispatcher {
             Match::Route(index, params) => (self.host_route(*index)?, params),
             Match::Methods(methods) => return Err(method_not_allowed(methods)),
             Match::Nothing => {
-                let Some(chosen) = self.find_release(parts, origin).await? else {
+                let credential = || self.credential(parts, origin);
+                let Some(chosen) = release_choice::choose(&self.host, parts, origin, credential).await? else {
                     return self.respond_without_route(parts, request_id).await;
                 };
                 ChosenRelease { release, prepared, trial, caller: known } = chosen;
@@ -346,44 +331,6 @@ impl Dispatcher {
         })
     }
 
-    /// Returns the release that a request goes to; `None` if its path belongs to no plugin.
-    async fn find_release(&self, parts: &Parts, origin: &ClientOrigin) -> Result<Option<ChosenRelease>> {
-        let found = self.host.plugins.generation().find(parts.uri.path());
-        let (release, trial, caller) = match found {
-            None => return Ok(None),
-            Some(Found::Absent(reason)) => return Err(absent(reason)),
-            Some(Found::Served { live, canary: None }) => (live, None, None),
-            Some(Found::Served { live, canary: Some(canary) }) => {
-                let credential = self.credential(parts, origin);
-                let caller = access::look_up(&self.host.auth, credential, origin.address).await;
-                let (is_chosen, trial) = assign(&canary, parts, origin, caller.as_ref().ok());
-                let release = if is_chosen { Arc::clone(&canary.release) } else { live };
-                (release, trial, Some(caller))
-            }
-        };
-        let prepared = match self.host.plugins.use_prepared(&release) {
-            Some(prepared) => prepared,
-            None => self.prepare(&release).await?,
-        };
-        Ok(Some(ChosenRelease { release, prepared, trial, caller }))
-    }
-
-    /// Prepares a release. The work continues if the client leaves, or if it takes longer than a call may take.
-    async fn prepare(&self, release: &Arc<Release>) -> Result<Arc<Prepared>> {
-        let (host, preparing) = (Arc::clone(&self.host), Arc::clone(release));
-        let prepared = async {
-            // The others wait here, and not in tasks that would outlive them.
-            release.wait_for_preparation().await;
-            if let Some(prepared) = self.host.plugins.use_prepared(release) {
-                return Ok(prepared);
-            }
-            let task = tokio::spawn(async move { host.plugins.prepare_release(&preparing).await });
-            task.await.map_err(|error| Error::internal("a preparation panicked").with_source(error))?
-        };
-        let in_time = tokio::time::timeout(release.limits.deadline, prepared).await;
-        in_time.unwrap_or_else(|_| Err(absent(Absence::Broken)))
-    }
-
     /// Turns a reply into the response, and isolates the reply of a plugin. The body counts against the memory for
     /// responses until the client has read it, for replies of plugins and of the host alike.
     fn send(&self, mut reply: Reply, release: Option<&Release>) -> Response {
@@ -452,26 +399,6 @@ impl Dispatcher {
     }
 }
 
-/// Returns whether a request goes to the canary: the header of an operator decides, or else the caller, who then has a part in
-/// the trial. Others cannot choose: a client that sends its requests to one side could end any trial. The access is checked
-/// later, so a caller with invalid credentials counts as anonymous here.
-fn assign(
-    canary: &Canary,
-    parts: &Parts,
-    origin: &ClientOrigin,
-    caller: Option<&Arc<Caller>>,
-) -> (bool, Option<Assignment>) {
-    if caller.is_some_and(|caller| caller.is_superuser()) {
-        match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
-            Some(b"always") => return (true, None),
-            Some(b"never") => return (false, None),
-            _ => {}
-        }
-    }
-    let caller = caller.map_or_else(|| anonymous_caller(origin.address), |caller| caller.id().to_string());
-    canary.assign(&caller)
-}
-
 /// Drops the body of the response to HEAD, and keeps its length (RFC 9110, section 9.3.2).
 fn without_body(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
@@ -511,15 +438,4 @@ fn count_failed_check(route: MatchedRoute<'_>, error: &Error) {
 fn method_not_allowed(methods: Vec<&str>) -> Error {
     let methods = methods.into_iter().map(ToOwned::to_owned).collect();
     Error::new(Kind::MethodNotAllowed(methods), code::METHOD_NOT_ALLOWED, "Method Not Allowed")
-}
-
-/// Returns the response of a plugin that is not served.
-fn absent(reason: Absence) -> Error {
-    let code = match reason {
-        Absence::Removed => return Error::not_found(code::PLUGIN_REMOVED, "Not Found"),
-        Absence::Paused => code::PLUGIN_PAUSED,
-        Absence::Revoked => code::PLUGIN_REVOKED,
-        Absence::Broken | Absence::Conflict => code::PLUGIN_UNAVAILABLE,
-    };
-    Error::new(Kind::Unavailable(ABSENT_RETRY_AFTER), code, "The plugin is not available")
 }
