@@ -1,16 +1,22 @@
-//! The CPU scheduler for guests that compute for long. A time slice is one tick of the epoch (`guest::TICK`, 2 ms). A
-//! guest that ran for more than one tick waits for a CPU slot before each further time slice. With two or more worker
-//! threads, there are fewer slots than threads, so short calls and the host's own work find a free thread. One plugin
-//! asks for at most as many slots at once as there are, so a plugin with few calls waits no longer than one with many.
+//! The CPU scheduler for guests. A time slice is one tick of the epoch (`guest::TICK`, 2 ms). A guest that ran for more
+//! than one tick waits for a CPU slot before each further time slice. With two or more worker threads, there are fewer
+//! slots than threads, so short calls and the host's own work find a free thread. One plugin asks for at most as many
+//! slots at once as there are, so a plugin with few calls waits no longer than one with many.
+//!
+//! A call of a request takes a turn among those of its plugin before its first run, in which a short call ends. The worker
+//! threads serve whatever is ready in the order in which it became ready. So if the calls of a thousand clients were all
+//! ready at once, a client of another plugin would wait for all of them. Instead they wait for the few turns of their
+//! plugin. A turn orders calls and limits nothing: a call that cannot wait for one runs without it.
 //!
 //! A guest holds its slot only while it runs. When its call waits, for a host function or for other guests, the slot is
-//! released.
+//! released, and so is the turn. A guest that a tick interrupts in its first run keeps its turn.
 //!
 //! Only the CPU time that the thread got counts: neither waiting nor the load of other processes does. A run that took
 //! hardly any time counts with that time, because asking the system for the CPU time costs more than the difference.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,31 +26,75 @@ use crate::clock::thread_nanos;
 /// A run that took less time than this counts as if the thread had had the CPU all the time.
 const SHORT_RUN: Duration = Duration::from_micros(100);
 
+/// The turns of a plugin, for each worker thread. A thread that ends a call finds the next one ready.
+const TURNS_PER_THREAD: usize = 2;
+
+/// One of as many calls as this pauses behind everything else that is ready, and keeps its turn meanwhile. A call that
+/// does not wait runs within one poll, so turns would never run out otherwise. They run out when more calls are ready than
+/// this for each turn: 64 with two worker threads. Fewer hardly delay anything.
+const CALLS_PER_PAUSE: u64 = 16;
+
+/// No call pauses if so many took longer than this to arrive: they are no crowd.
+const CROWD_TIME: Duration = Duration::from_millis(20);
+
 /// The CPU slots of all guests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CpuScheduler {
     free: Arc<Semaphore>,
     size: usize,
+    /// The number of turns of each plugin.
+    turns: usize,
 }
 
 impl CpuScheduler {
     /// Creates slots for three quarters of the worker threads, at least one.
     pub fn new(worker_threads: usize) -> Self {
         let size = (worker_threads * 3 / 4).max(1);
-        Self { free: Arc::new(Semaphore::new(size)), size }
+        Self { free: Arc::new(Semaphore::new(size)), size, turns: worker_threads * TURNS_PER_THREAD }
     }
 
     /// Returns the queue of one more plugin.
     pub fn plugin_queue(&self) -> PluginCpuQueue {
-        PluginCpuQueue { scheduler: self.clone(), own: Arc::new(Semaphore::new(self.size)) }
+        PluginCpuQueue {
+            scheduler: self.clone(),
+            own: Arc::new(Semaphore::new(self.size)),
+            turns: Arc::new(Turns {
+                free: Arc::new(Semaphore::new(self.turns)),
+                taken: AtomicU64::new(0),
+                created: Instant::now(),
+                latest: AtomicU64::new(0),
+            }),
+        }
     }
 }
 
-/// The queue in which all calls of one plugin wait for CPU slots. Cheap to clone.
+/// The queue in which all calls of one plugin wait for CPU slots, and for their turn. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PluginCpuQueue {
     scheduler: CpuScheduler,
     own: Arc<Semaphore>,
+    turns: Arc<Turns>,
+}
+
+#[derive(Debug)]
+struct Turns {
+    free: Arc<Semaphore>,
+    /// How many calls took a free turn.
+    taken: AtomicU64,
+    created: Instant,
+    /// When the latest call that might have paused took its turn, in nanoseconds since `created`.
+    latest: AtomicU64,
+}
+
+impl Turns {
+    /// Counts a call that took a free turn. Returns whether it pauses.
+    fn pauses(&self) -> bool {
+        if self.taken.fetch_add(1, Ordering::Relaxed) % CALLS_PER_PAUSE != CALLS_PER_PAUSE - 1 {
+            return false;
+        }
+        let now = nanos(self.created.elapsed());
+        now.saturating_sub(self.latest.swap(now, Ordering::Relaxed)) < nanos(CROWD_TIME)
+    }
 }
 
 impl PluginCpuQueue {
@@ -54,7 +104,7 @@ impl PluginCpuQueue {
     }
 }
 
-/// The CPU time of one call, and its CPU slot while the call holds one. Cheap to clone.
+/// The CPU time of one call, and its turn or its CPU slot while the call holds one. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CpuSlot {
     queue: PluginCpuQueue,
@@ -64,30 +114,48 @@ pub struct CpuSlot {
 /// Times are in nanoseconds.
 #[derive(Debug, Default)]
 struct Run {
-    permits: Mutex<Option<Permits>>,
+    held: Mutex<Option<Held>>,
     /// The CPU time of the thread when this run began.
     began: AtomicU64,
     /// The CPU time of the call's earlier runs.
     before: AtomicU64,
+    keeps_turn: AtomicBool,
 }
 
-/// The plugin's permit to wait for a slot, and the slot itself.
 #[derive(Debug)]
-struct Permits {
-    _own: OwnedSemaphorePermit,
-    _slot: OwnedSemaphorePermit,
+enum Held {
+    Turn(#[allow(dead_code, reason = "dropped")] OwnedSemaphorePermit),
+    /// The plugin's permit to wait for a slot, and the slot itself.
+    Slot(#[allow(dead_code, reason = "dropped")] [OwnedSemaphorePermit; 2]),
 }
 
 impl CpuSlot {
+    /// Takes a turn for the next run if one is free. Returns whether it did. In a crowd, some calls pause with it.
+    pub async fn try_take_turn(&self) -> bool {
+        // No semaphore is ever closed.
+        let Ok(turn) = Arc::clone(&self.queue.turns.free).try_acquire_owned() else { return false };
+        self.hold(Held::Turn(turn));
+        if self.queue.turns.pauses() {
+            pause().await;
+        }
+        true
+    }
+
+    /// Waits for a turn for the next run, first come, first served.
+    pub async fn take_turn(&self) {
+        if let Ok(turn) = Arc::clone(&self.queue.turns.free).acquire_owned().await {
+            self.hold(Held::Turn(turn));
+        }
+    }
+
     /// Lets every ready task run first. Then waits for a slot, first come, first served.
     pub async fn acquire(self) {
         self.release();
         // The poll that ends here holds no slot, see `run`. The poll in which the guest continues holds one.
         tokio::task::yield_now().await;
-        // Neither semaphore is ever closed.
         let Ok(own) = Arc::clone(&self.queue.own).acquire_owned().await else { return };
         let Ok(slot) = Arc::clone(&self.queue.scheduler.free).acquire_owned().await else { return };
-        *self.permits() = Some(Permits { _own: own, _slot: slot });
+        self.hold(Held::Slot([own, slot]));
     }
 
     /// Runs a guest until it waits, then releases the slot. Returns the CPU time of the run too.
@@ -99,8 +167,8 @@ impl CpuSlot {
         let time = start.elapsed();
         // CPU time is never longer than the time that passed.
         let took = if time < SHORT_RUN { time } else { Duration::from_nanos(thread_nanos().saturating_sub(began)) };
-        self.run.before.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.release();
+        self.run.before.fetch_add(nanos(took), Ordering::Relaxed);
+        self.end_run();
         (done, took)
     }
 
@@ -110,13 +178,48 @@ impl CpuSlot {
         Duration::from_nanos(self.run.before.load(Ordering::Relaxed).saturating_add(now))
     }
 
-    fn release(&self) {
-        drop(self.permits().take());
+    /// Lets the call keep its turn after the current run: a tick interrupts it, and it waits for nothing.
+    pub fn keep_turn(&self) {
+        self.run.keeps_turn.store(true, Ordering::Relaxed);
     }
 
-    fn permits(&self) -> std::sync::MutexGuard<'_, Option<Permits>> {
-        self.run.permits.lock().unwrap_or_else(PoisonError::into_inner)
+    fn end_run(&self) {
+        let keeps_turn = self.run.keeps_turn.swap(false, Ordering::Relaxed);
+        let mut held = self.held();
+        if !(keeps_turn && matches!(*held, Some(Held::Turn(_)))) {
+            drop(held.take());
+        }
     }
+
+    fn release(&self) {
+        drop(self.held().take());
+    }
+
+    fn hold(&self, held: Held) {
+        *self.held() = Some(held);
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Option<Held>> {
+        self.run.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Goes to the end of what is ready on this thread. (`tokio::task::yield_now` waits until the thread has asked the system
+/// for input, which depends on other settings.)
+async fn pause() {
+    let mut has_paused = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut has_paused, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -209,5 +312,68 @@ mod tests {
             call.await.unwrap();
         }
         assert_eq!(order.lock().unwrap()[..2], ["modest", "greedy"]);
+    }
+
+    #[tokio::test]
+    async fn a_crowd_waits_in_the_queue_of_its_plugin_and_its_neighbour_does_not_wait_for_it() {
+        let scheduler = CpuScheduler::new(2);
+        let (crowded, neighbour) = (scheduler.plugin_queue(), scheduler.plugin_queue());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let call = |name: &'static str, queue: &PluginCpuQueue| {
+            let (slot, order) = (queue.slot(), Arc::clone(&order));
+            tokio::spawn(async move {
+                if !slot.try_take_turn().await {
+                    slot.take_turn().await;
+                }
+                slot.run(|| order.lock().unwrap().push(name));
+            })
+        };
+        let mut calls: Vec<_> = (0..1_000).map(|_| call("crowd", &crowded)).collect();
+        calls.push(call("neighbour", &neighbour));
+        for call in calls {
+            call.await.unwrap();
+        }
+        let order = order.lock().unwrap();
+        let before = order.iter().position(|name| *name == "neighbour").unwrap();
+        assert!(before < 100 && order.len() == 1_001, "{before} calls of the crowd ran before");
+        assert_eq!(crowded.turns.free.available_permits(), scheduler.turns, "each turn ended with its run");
+    }
+
+    #[tokio::test]
+    async fn calls_that_come_one_after_the_other_do_not_pause() {
+        let queue = CpuScheduler::new(1).plugin_queue();
+        for _ in 0..3 {
+            for _ in 1..CALLS_PER_PAUSE {
+                assert!(!queue.turns.pauses());
+            }
+            std::thread::sleep(CROWD_TIME);
+            assert!(!queue.turns.pauses());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_a_tick_interrupts_keeps_its_turn_and_one_that_waits_does_not() {
+        let queue = CpuScheduler::new(1).plugin_queue();
+        let slot = queue.slot();
+        assert!(slot.try_take_turn().await);
+        slot.run(|| slot.keep_turn());
+        assert_eq!(queue.turns.free.available_permits(), TURNS_PER_THREAD - 1);
+        slot.run(|| ());
+        assert_eq!(queue.turns.free.available_permits(), TURNS_PER_THREAD);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_gives_up_leaves_its_turn() {
+        let queue = CpuScheduler::new(1).plugin_queue();
+        let holders: Vec<CpuSlot> = (0..TURNS_PER_THREAD).map(|_| queue.slot()).collect();
+        for holder in &holders {
+            assert!(holder.try_take_turn().await);
+        }
+        let (gives_up, next) = (queue.slot(), queue.slot());
+        assert!(!gives_up.try_take_turn().await);
+        let waiting = tokio::time::timeout(Duration::ZERO, gives_up.take_turn());
+        assert!(waiting.await.is_err());
+        drop(holders);
+        assert!(next.try_take_turn().await);
     }
 }

@@ -9,6 +9,9 @@
 //! refused. The waiting calls of one plugin may take as much of the memory as they leave free: one plugin takes at most
 //! half, and further ones share the rest. So a burst to one plugin leaves room for the waiting calls of others.
 //!
+//! Before that, a call waits for its turn (`capability::cpu_scheduler`), within the same time and memory. A turn orders the
+//! calls that compute. It is no reason to refuse one: without time or memory left, the call goes on without a turn.
+//!
 //! A call is refused for its time only after it has waited for it, and never because of an estimate: see decision 0006.
 
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::capability::PluginCpuQueue;
+use crate::capability::{CpuSlot, PluginCpuQueue};
 use crate::error::{Error, Kind, Result, code};
 use crate::permits::{Permit, Permits};
 
@@ -61,6 +64,8 @@ pub struct CallSlots {
 pub(super) struct CallSlot {
     _of_plugin: Permit,
     _of_all: Permit,
+    /// It may have the turn for the first run.
+    pub(super) cpu: CpuSlot,
 }
 
 /// No call slot is free.
@@ -137,41 +142,61 @@ impl Bulkhead {
         &self.cpu_queue
     }
 
-    /// Waits for a slot for one call, among those of the plugin and among those of all plugins. `bytes` is the size of
-    /// its request.
+    /// Waits for the turn of one call, and then for a slot among those of the plugin and among those of all plugins.
+    /// `bytes` is the size of its request.
     ///
     /// # Errors
     /// The waiting calls take too much memory, or the call waited for the queue time.
     pub(super) async fn enter(&self, all: &CallSlots, bytes: usize) -> Result<CallSlot, NoSlot> {
-        // A call that finds free slots needs no memory for waiting.
+        let cpu = self.cpu_queue.slot();
+        // A call that finds a turn and free slots needs no memory for waiting.
+        let mut wait = None;
+        if !cpu.try_take_turn().await {
+            wait = self.begin_wait(all, bytes);
+            if let Some(Wait { until, .. }) = wait {
+                let _position = Counted::add([(&self.queue.waiting, 1)]);
+                let _ = tokio::time::timeout_at(until, cpu.take_turn()).await;
+            }
+        }
         let of_plugin = self.queue.slots.try_acquire();
-        let of_plugin = match of_plugin {
-            Some(of_plugin) => match self.reserved.try_acquire().or_else(|| all.shared.slots.try_acquire()) {
-                Some(of_all) => return Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all }),
-                None => Some(of_plugin),
-            },
-            None => None,
+        let of_all = of_plugin.as_ref().and_then(|_| self.try_slot_of_all(all));
+        let of_plugin = match (of_plugin, of_all) {
+            (Some(of_plugin), Some(of_all)) => return Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all, cpu }),
+            (of_plugin, _) => of_plugin,
         };
         let refused = if of_plugin.is_none() { NoSlot::OfPlugin } else { NoSlot::OfAll };
-        let _waiting = self.count_waiting(all, bytes).ok_or(refused)?;
-        let time = Duration::from_nanos(self.queue_nanos.load(Ordering::Relaxed));
-        let deadline = Instant::now() + time;
+        let until = match &wait {
+            Some(wait) => wait.until,
+            None => wait.insert(self.begin_wait(all, bytes).ok_or(refused)?).until,
+        };
         let of_plugin = match of_plugin {
             Some(of_plugin) => of_plugin,
-            None => in_time(deadline, self.queue.enter()).await.ok_or(NoSlot::OfPlugin)?,
+            None => in_time(until, self.queue.enter()).await.ok_or(NoSlot::OfPlugin)?,
         };
-        let of_all = in_time(deadline, async {
-            if let Some(reserved) = self.reserved.try_acquire() {
-                return Some(reserved);
-            }
-            tokio::select! {
-                biased;
-                Some(reserved) = self.reserved.acquire() => Some(reserved),
-                Some(shared) = all.shared.enter() => Some(shared),
-                else => None,
-            }
-        });
-        Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all.await.ok_or(NoSlot::OfAll)? })
+        let of_all = in_time(until, self.slot_of_all(all)).await.ok_or(NoSlot::OfAll)?;
+        Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all, cpu })
+    }
+
+    fn begin_wait<'a>(&'a self, all: &'a CallSlots, bytes: usize) -> Option<Wait<'a>> {
+        let counted = self.count_waiting(all, bytes)?;
+        let time = Duration::from_nanos(self.queue_nanos.load(Ordering::Relaxed));
+        Some(Wait { until: Instant::now() + time, _counted: counted })
+    }
+
+    fn try_slot_of_all(&self, all: &CallSlots) -> Option<Permit> {
+        self.reserved.try_acquire().or_else(|| all.shared.slots.try_acquire())
+    }
+
+    async fn slot_of_all(&self, all: &CallSlots) -> Option<Permit> {
+        if let Some(free) = self.try_slot_of_all(all) {
+            return Some(free);
+        }
+        tokio::select! {
+            biased;
+            Some(reserved) = self.reserved.acquire() => Some(reserved),
+            Some(shared) = all.shared.enter() => Some(shared),
+            else => None,
+        }
     }
 
     /// Counts the memory of a request that waits for another call of the plugin.
@@ -240,6 +265,12 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The wait of one call.
+struct Wait<'a> {
+    until: Instant,
+    _counted: Counted<'a, 2>,
+}
+
 /// A request that waits for another call. It counts as memory of waiting calls until it is dropped.
 pub struct WaitingCall<'a>(#[allow(dead_code, reason = "dropped")] Counted<'a, 2>);
 
@@ -274,8 +305,9 @@ mod tests {
     use crate::capability::CpuScheduler;
     use crate::config;
 
+    /// There is a turn for each call, because the calls of these tests do not run, and so keep their turns.
     fn bulkhead(calls: usize, queue_time: Duration) -> Arc<Bulkhead> {
-        Arc::new(Bulkhead::new(calls, queue_time, CpuScheduler::new(1).plugin_queue()))
+        Arc::new(Bulkhead::new(calls, queue_time, CpuScheduler::new(calls).plugin_queue()))
     }
 
     const NEVER: Duration = Duration::from_secs(600);
@@ -420,5 +452,51 @@ mod tests {
         assert_eq!(enter(greedy).await.len(), 12);
         reserve([false; 3]);
         assert_eq!(enter(greedy).await.len(), 12);
+    }
+
+    /// Without turns, no call would wait. With turns that refuse, most of them would be refused: they take more memory
+    /// than waiting calls may.
+    #[tokio::test]
+    async fn calls_that_compute_wait_for_their_turn_and_none_is_refused_for_it() {
+        let limits = config::Plugins::default();
+        let all = Arc::new(CallSlots::new(limits.total_concurrency, limits.queue_bytes));
+        let queue = CpuScheduler::new(2).plugin_queue();
+        let plugin = Arc::new(Bulkhead::new(limits.concurrency, NEVER, queue));
+        let (most, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let calls: Vec<_> = (0..10_000)
+            .map(|_| {
+                let (plugin, all) = (Arc::clone(&plugin), Arc::clone(&all));
+                let (most, refused) = (Arc::clone(&most), Arc::clone(&refused));
+                tokio::spawn(async move {
+                    match plugin.enter(&all, 1024).await {
+                        Ok(slot) => slot.cpu.run(|| most.fetch_max(plugin.waiting(), Ordering::SeqCst)).0,
+                        Err(_) => refused.fetch_add(1, Ordering::SeqCst),
+                    };
+                })
+            })
+            .collect();
+        for call in calls {
+            call.await.unwrap();
+        }
+        assert_eq!(refused.load(Ordering::SeqCst), 0);
+        assert!(most.load(Ordering::SeqCst) > 1_000, "{most:?} waited at once");
+        assert_eq!((plugin.running(), plugin.waiting(), all.waiting_bytes()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn the_queue_time_covers_the_turn_too() {
+        let all = Arc::new(CallSlots::new(9, 99 * WAITING_CALL_BYTES));
+        let plugin = Arc::new(Bulkhead::new(2, Duration::from_millis(50), CpuScheduler::new(1).plugin_queue()));
+        // They have the two turns and the two slots.
+        let mut running = Vec::new();
+        for _ in 0..2 {
+            running.push(plugin.enter(&all, 0).await.ok().unwrap());
+        }
+        let began = Instant::now();
+        assert_eq!(plugin.enter(&all, 0).await.err(), Some(NoSlot::OfPlugin));
+        assert!(began.elapsed() >= Duration::from_millis(50));
+        running.pop();
+        assert!(plugin.enter(&all, 0).await.is_ok(), "it took the turn of the call that ended");
+        assert_eq!(all.waiting_bytes(), 0);
     }
 }

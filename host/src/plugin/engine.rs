@@ -104,7 +104,10 @@ impl PluginEngine {
             let guest = store.data_mut();
             Ok(match guest.limits.check_cpu_time(guest.cpu_slot.cpu_time()) {
                 Ok(true) => UpdateDeadline::YieldCustom(1, Box::pin(guest.cpu_slot.clone().acquire())),
-                Ok(false) => UpdateDeadline::Yield(1),
+                Ok(false) => {
+                    guest.cpu_slot.keep_turn();
+                    UpdateDeadline::Yield(1)
+                }
                 Err(_) => UpdateDeadline::Interrupt,
             })
         });

@@ -33,7 +33,7 @@ use crate::capability::http::Http;
 use crate::capability::log::PluginLogs;
 use crate::capability::web::Web;
 use crate::capability::{
-    CallContext, Capability as _, CpuScheduler, Dependencies, Entered, Guest, Limit, PluginCpuQueue,
+    CallContext, Capability as _, CpuScheduler, CpuSlot, Dependencies, Entered, Guest, Limit, PluginCpuQueue,
 };
 use crate::clock::Clock;
 use crate::config;
@@ -153,7 +153,7 @@ impl Sandbox {
         // Also ends a call whose request had found its route before the pause.
         let paused = release.pause.token();
         let slot = paused.run_until_cancelled(release.bulkhead.enter(&self.call_slots, request.size())).await;
-        let _slot = slot.ok_or_else(plugin_paused)?.inspect_err(|no_slot| {
+        let slot = slot.ok_or_else(plugin_paused)?.inspect_err(|no_slot| {
             // A higher limit of the plugin would not help when the slots of all plugins are taken.
             if *no_slot == NoSlot::OfPlugin {
                 release.usage.hit(Limit::Concurrency);
@@ -166,7 +166,7 @@ impl Sandbox {
         let started = Instant::now();
         let outcome = {
             // Pinned, because each of the two would move the call, which is large, and keep room for it twice.
-            let running = pin!(self.run(release, parts, request, caller, dependencies));
+            let running = pin!(self.run(release, parts, request, caller, dependencies, slot.cpu.clone()));
             paused.run_until_cancelled(release.calls.run(running)).await
         };
         let outcome = match outcome {
@@ -188,11 +188,12 @@ impl Sandbox {
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
         dependencies: &Dependencies,
+        cpu_slot: CpuSlot,
     ) -> Result<PluginResponse> {
         // Only a plugin that sends requests to other servers continues the trace.
         let trace = if release.record.grants.contains(Http::NAME) { Trace::of(request.headers) } else { None };
         let context = CallContext { address: request.client, caller, trace, ..context_of(release, Some(request.id)) };
-        let mut store = self.release_store(release, parts, context, &release.limits, dependencies);
+        let mut store = self.release_store(release, parts, context, &release.limits, dependencies, cpu_slot.clone());
         let request = http::Request {
             id: request.id,
             route: request.route,
@@ -203,7 +204,7 @@ impl Sandbox {
             headers: request.headers,
             body: request.body,
         };
-        let (slot, budget) = (store.data().cpu_slot.clone(), store.data().limits.budget.clone());
+        let budget = store.data().limits.budget.clone();
         let outcome = {
             let work = pin!(async {
                 let began = Instant::now();
@@ -215,7 +216,7 @@ impl Sandbox {
                 let _response = budget.reserve(host_bytes(&response))?;
                 Ok(response)
             });
-            run_until(&slot, &release.stats, release.limits.deadline, work).await
+            run_until(&cpu_slot, &release.stats, release.limits.deadline, work).await
         };
         release.usage.record_peak(budget.peak());
         // Includes a limit that the guest recovered from, such as an allocation that failed.
@@ -247,6 +248,7 @@ impl Sandbox {
         context: CallContext,
         limits: &CallLimits,
         dependencies: &Dependencies,
+        cpu_slot: CpuSlot,
     ) -> Store<Guest> {
         let context = Arc::new(context);
         let entered = parts.admitted.enter(&context);
@@ -254,7 +256,7 @@ impl Sandbox {
             output: Arc::clone(&release.log),
             usage: Arc::clone(&release.usage),
             dependencies: dependencies.clone(),
-            cpu_slot: release.bulkhead.cpu_queue().slot(),
+            cpu_slot,
         };
         self.store(context, entered, resources, limits, parts.admitted.max_input_bytes())
     }

@@ -113,7 +113,7 @@ fn add_host(families: &mut Families, host: &Host) {
     families.single_gauge("calls_running", "Plugin calls that are running", running);
     families.single_gauge("calls_waiting", "Plugin calls that are waiting for a call slot of the host", waiting);
     let waiting_bytes = host.plugins.waiting_bytes();
-    families.single_gauge("calls_waiting_bytes", "Memory of the calls that wait for a call slot", waiting_bytes);
+    families.single_gauge("calls_waiting_bytes", "Memory of the calls that wait for their turn or for a call slot", waiting_bytes);
     families.single_gauge("call_places", "Call slots of the host", host.plugins.call_slots());
     let pool = host.plugins.instance_pool();
     families.gauge(
@@ -355,7 +355,7 @@ fn add_plugins(families: &mut Families, host: &Host, releases: &[&Arc<Release>])
     families.gauge("plugin_calls_running", "Calls that are running", sizes(&|release| release.bulkhead.running()));
     families.gauge(
         "plugin_calls_waiting",
-        "Calls that are waiting for a call slot",
+        "Calls that are waiting for their turn or for a call slot",
         sizes(&|release| release.bulkhead.waiting()),
     );
     families.gauge(

@@ -32,10 +32,12 @@ impl Sandbox {
         let parts = release.parts()?;
         let dependencies = Dependencies::new(Arc::clone(&release.usage));
         let context = context_of(release, Some(request_id));
-        let mut store = self.release_store(release, &parts, context, &release.limits, &dependencies);
-        let slot = store.data().cpu_slot.clone();
+        // Each call has CPU time of its own.
+        let slot = || release.bulkhead.cpu_queue().slot();
+        let cpu_slot = slot();
+        let mut store = self.release_store(release, &parts, context, &release.limits, &dependencies, cpu_slot.clone());
         let instance = parts.handle.instantiate(&mut store);
-        if let Err(stop) = run_until(&slot, &release.stats, release.limits.deadline, instance).await {
+        if let Err(stop) = run_until(&cpu_slot, &release.stats, release.limits.deadline, instance).await {
             let error = stop.into_error(store.data().limits.budget.limit_hit());
             if *error.code() == code::DEPENDENCY_UNAVAILABLE {
                 return Err(error);
@@ -59,7 +61,7 @@ impl Sandbox {
             };
             let at = format!(" ({} {path})", route.method);
             let dependencies = Dependencies::new(Arc::clone(&release.usage));
-            let outcome = self.run(release, &parts, request, None, &dependencies).await;
+            let outcome = self.run(release, &parts, request, None, &dependencies, slot()).await;
             let refuse = |reason: String| match dependencies.has_failed() {
                 true => dependency_unavailable().with_internal(format!("smoke call{at}: {reason}")),
                 false => refuse(&at, reason),

@@ -158,8 +158,9 @@ impl Sandbox {
             ..release.limits.clone()
         };
         let context = CallContext { task: Some(call.context), ..context_of(release, call.request_id) };
-        let mut store = self.release_store(release, parts, context, &limits, dependencies);
-        let (slot, budget) = (store.data().cpu_slot.clone(), store.data().limits.budget.clone());
+        let slot = release.bulkhead.cpu_queue().slot();
+        let mut store = self.release_store(release, parts, context, &limits, dependencies, slot.clone());
+        let budget = store.data().limits.budget.clone();
         let request_id = call.request_id.map(|id| &**id);
         let work = async {
             let began = Instant::now();
