@@ -128,22 +128,15 @@ impl Sqlite {
         let count = u32::try_from(statements.len()).unwrap_or(u32::MAX).max(1);
         let (leased, result) = self
             .on_thread(leased, time.saturating_mul(count), move |connection| {
-                let mut budget = ResultBudget::new(&limits);
-                let mut results = Vec::with_capacity(statements.len());
-                connection.control.set_deadline(limits.time);
-                connection.run_host(begin)?;
-                let done = statements.iter().try_for_each(|statement| {
-                    let outcome = connection.statement(&statement.sql, &statement.params, &limits, &mut budget);
-                    results.push(or_data_error(outcome)?.rows);
-                    Ok(())
-                });
-                match done.and_then(|()| connection.commit()) {
-                    Ok(()) => Ok(results),
-                    Err(error) => {
-                        connection.rollback();
-                        Err(error)
+                connection.transaction(begin, &limits, |connection| {
+                    let mut budget = ResultBudget::new(&limits);
+                    let mut results = Vec::with_capacity(statements.len());
+                    for statement in &statements {
+                        let outcome = connection.statement(&statement.sql, &statement.params, &limits, &mut budget);
+                        results.push(or_data_error(outcome)?.rows);
                     }
-                }
+                    Ok(results)
+                })
             })
             .await?;
         drop(leased);

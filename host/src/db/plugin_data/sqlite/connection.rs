@@ -192,12 +192,32 @@ impl Connection {
 
     /// Begins a transaction that writes, unless a transaction is open.
     pub(super) fn begin(&mut self, limits: &StatementLimits) -> Result<(), DataError> {
-        if self.in_transaction() {
-            return Ok(());
+        if self.in_transaction() { Ok(()) } else { self.start("BEGIN IMMEDIATE", limits) }
+    }
+
+    /// Runs `work` in a transaction of its own, which the statement `begin` begins. Commits it, or rolls it back after
+    /// an error.
+    pub(super) fn transaction<T>(
+        &mut self,
+        begin: &'static str,
+        limits: &StatementLimits,
+        work: impl FnOnce(&mut Self) -> Result<T, DataError>,
+    ) -> Result<T, DataError> {
+        let done = self.start(begin, limits).and_then(|()| work(self)).and_then(|result| {
+            self.commit()?;
+            Ok(result)
+        });
+        if done.is_err() {
+            self.rollback();
         }
+        done
+    }
+
+    /// Begins a transaction. The wait for other processes has the time of a statement.
+    fn start(&mut self, begin: &'static str, limits: &StatementLimits) -> Result<(), DataError> {
         // The deadline of an earlier statement may have passed.
         self.control.set_deadline(limits.time);
-        self.run_host("BEGIN IMMEDIATE")
+        self.run_host(begin)
     }
 
     /// Runs a statement of the host's own: BEGIN, COMMIT, ROLLBACK.

@@ -61,18 +61,10 @@ impl Sqlite {
 
     pub(in crate::db::plugin_data) async fn forget(&self, ids: Vec<i64>) -> Result<(), DataError> {
         let leased = self.lease(&self.writer, &self.limits).await?;
-        let time = self.limits.time;
+        let limits = self.limits.clone();
         let (leased, forgotten) = self
-            .on_thread(leased, time, move |connection| {
-                connection.control.set_deadline(time);
-                let forgotten = connection
-                    .run_host("BEGIN IMMEDIATE")
-                    .and_then(|()| delete(connection, &ids))
-                    .and_then(|()| connection.commit());
-                if forgotten.is_err() {
-                    connection.rollback();
-                }
-                forgotten
+            .on_thread(leased, limits.time, move |connection| {
+                connection.transaction("BEGIN IMMEDIATE", &limits, |connection| delete(connection, &ids))
             })
             .await
             .map_err(of_own_work)?;
