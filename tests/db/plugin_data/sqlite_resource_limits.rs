@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sqlx::{Connection as _, SqliteConnection};
 use wharf::config::Config;
 use wharf::db::plugin_data::{DataError, LimitKind, PluginDatabase, Value};
 
-use super::fixture::{ENDLESS, Fixture, execute, hasty, migration, name, query, scalar, text};
+use super::fixture::{ENDLESS, Fixture, execute, hasty, migration, name, query, scalar, sql, text};
 use crate::support::Backend;
 
 async fn fixture(change: impl FnOnce(&mut Config)) -> Fixture {
@@ -190,7 +191,7 @@ async fn a_row_cannot_exceed_the_memory_of_its_statement() {
     // Afterwards the statement has ended and the connection is unchanged.
     assert_eq!(execute(&database, "UPDATE counter SET n = 1", &[]).await, Ok(2));
     let mut transaction = database.begin().await.unwrap();
-    assert!(transaction.query(super::fixture::sql(&wide(40, 8_000_000))).await.is_err());
+    assert!(transaction.query(sql(&wide(40, 8_000_000))).await.is_err());
     drop(transaction);
     assert_eq!(scalar(&database, "SELECT sum(n) FROM counter").await, Value::Integer(2));
     fixture.stop().await;
@@ -229,5 +230,58 @@ async fn a_large_statement_that_fills_the_database_hits_its_limit() {
     execute(&database, "INSERT INTO t VALUES (zeroblob(1300000))", &[]).await.unwrap();
     let error = execute(&database, "INSERT INTO t SELECT * FROM t", &[]).await.unwrap_err();
     assert_eq!(error, DataError::Limit(LimitKind::Disk, "disk: 2097152 bytes".to_owned()));
+    fixture.stop().await;
+}
+
+const CHANGE: &str = "UPDATE counter SET n = n + 1";
+
+/// Changes the counters in a transaction, after some statements that read.
+async fn change_after(database: &PluginDatabase, reads: usize) -> Result<(), DataError> {
+    let mut transaction = database.begin().await.unwrap();
+    for _ in 0..reads {
+        transaction.query(sql("SELECT n FROM counter")).await.unwrap();
+    }
+    transaction.execute(sql(CHANGE)).await?;
+    transaction.commit().await
+}
+
+/// Changes the database in each way that a plugin has, and calls `before` before each.
+async fn changes(database: &PluginDatabase, before: impl Fn()) -> [(&'static str, Result<(), DataError>); 5] {
+    before();
+    let batch = database.batch(vec![sql(CHANGE), sql(CHANGE)]).await.map(drop);
+    before();
+    let statement = execute(database, CHANGE, &[]).await.map(drop);
+    before();
+    let first = change_after(database, 0).await;
+    before();
+    let later = change_after(database, 2).await;
+    before();
+    let message = database.append_message(None, "message".to_owned()).await;
+    [("batch", batch), ("statement", statement), ("first", first), ("later", later), ("message", message)]
+}
+
+/// SQLite begins the log anew when no reader is active, but does not shorten it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_too_long_prevents_changes_only_while_a_reader_needs_it() {
+    let fixture = fixture(|config| config.plugins.sql_disk_bytes = 2 << 20).await;
+    let database = fixture.tables("shop").await;
+    let file = fixture.dir.path().join("plugins/shop/data.sqlite");
+    let log = file.with_extension("sqlite-wal");
+    let length: u64 = 67 << 20;
+    // SQLite ignores the end of the log that it has not written.
+    let lengthen = || std::fs::File::options().write(true).open(&log).unwrap().set_len(length).unwrap();
+
+    let mut reader = SqliteConnection::connect(file.to_str().unwrap()).await.unwrap();
+    sqlx::raw_sql("BEGIN").execute(&mut reader).await.unwrap();
+    sqlx::raw_sql("SELECT n FROM counter").fetch_all(&mut reader).await.unwrap();
+    for (way, changed) in changes(&database, lengthen).await {
+        assert!(changed.as_ref().is_err_and(|error| is_limit(error, LimitKind::Disk)), "{way}: {changed:?}");
+    }
+    reader.close().await.unwrap();
+    for (way, changed) in changes(&database, lengthen).await {
+        assert_eq!(changed, Ok(()), "{way}");
+    }
+    assert!(log.metadata().unwrap().len() < length);
+    assert_eq!(scalar(&database, "SELECT sum(n) FROM counter").await, Value::Integer(10));
     fixture.stop().await;
 }

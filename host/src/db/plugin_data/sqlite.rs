@@ -128,6 +128,9 @@ impl Sqlite {
         let count = u32::try_from(statements.len()).unwrap_or(u32::MAX).max(1);
         let (leased, result) = self
             .on_thread(leased, time.saturating_mul(count), move |connection| {
+                if !reads {
+                    connection.shorten_wal(&limits);
+                }
                 connection.transaction(begin, &limits, |connection| {
                     let mut budget = ResultBudget::new(&limits);
                     let mut results = Vec::with_capacity(statements.len());
@@ -323,9 +326,7 @@ impl Transaction {
             .database
             .on_thread(leased, time, move |connection| {
                 if !connection.in_transaction() {
-                    // Within the transaction, nothing can shorten the log. A statement that writes looks again and fails if
-                    // the log is still too long. One that reads does not.
-                    let _ = connection.limit_wal(&limits);
+                    connection.shorten_wal(&limits);
                 }
                 connection.begin(&limits)?;
                 let mut budget = ResultBudget::new(&limits);

@@ -310,6 +310,12 @@ impl Connection {
         applied.map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits)))
     }
 
+    /// Limits the write-ahead log before a transaction, because nothing can shorten it within one. If it stays too long, the
+    /// first statement that writes looks again and fails. One that reads does not.
+    pub(super) fn shorten_wal(&mut self, limits: &StatementLimits) {
+        let _ = self.limit_wal(limits);
+    }
+
     /// Limits the write-ahead log: SQLite does not restart it while there is always a reader of an older state.
     pub(super) fn limit_wal(&mut self, limits: &StatementLimits) -> Result<(), DataError> {
         let most = limits.disk.saturating_add(WAL_BYTES);
