@@ -82,6 +82,8 @@ pub(super) struct Connection {
     /// The limit on disk for which SQLite's limit on pages was set.
     disk: u64,
     wal: PathBuf,
+    /// Set if the log was within its limit before the latest transaction of the plugin, until a statement writes.
+    is_wal_short: bool,
 }
 
 struct Parameter<'a>(&'a Value);
@@ -171,6 +173,7 @@ impl Connection {
             writable,
             disk: u64::MAX,
             wal,
+            is_wal_short: false,
         };
         connection.limit_values(limits.bytes, 0)?;
         Ok(connection)
@@ -278,7 +281,10 @@ impl Connection {
             return Err(RunError::NeedsWriter);
         }
         if !plan.reads {
-            self.limit_wal(limits)?;
+            let is_known_short = std::mem::take(&mut self.is_wal_short) && self.in_transaction();
+            if !is_known_short {
+                self.limit_wal(limits)?;
+            }
         }
         if plan.reads || plan.columns.is_empty() || self.in_transaction() {
             return Ok(self.run(sql, &plan, params, limits, budget)?);
@@ -310,10 +316,11 @@ impl Connection {
         applied.map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits)))
     }
 
-    /// Limits the write-ahead log before a transaction, because nothing can shorten it within one. If it stays too long, the
-    /// first statement that writes looks again and fails. One that reads does not.
+    /// Limits the write-ahead log before a transaction, because nothing can shorten it within one. If it stays too
+    /// long, the first statement that writes looks again and fails. Otherwise that statement does not look: only
+    /// another process, for which the transaction waited at its beginning, can have written meanwhile.
     pub(super) fn shorten_wal(&mut self, limits: &StatementLimits) {
-        let _ = self.limit_wal(limits);
+        self.is_wal_short = self.limit_wal(limits).is_ok();
     }
 
     /// Limits the write-ahead log: SQLite does not restart it while there is always a reader of an older state.
