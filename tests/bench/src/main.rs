@@ -28,6 +28,7 @@ mod queue;
 mod report;
 mod routes;
 mod series;
+mod signal;
 mod targets;
 mod usage;
 mod wharf;

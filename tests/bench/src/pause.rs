@@ -1,8 +1,6 @@
 //! Processes that are stopped while others are measured (SIGSTOP), so that their own work does not slow the others.
 
-use std::process::Command;
-
-use crate::Failure;
+use crate::{Failure, signal};
 
 /// Stopped processes. They continue when it is dropped, also after a failure.
 pub(crate) struct Pause<'a>(&'a [u32]);
@@ -12,7 +10,7 @@ impl<'a> Pause<'a> {
         // If one of them cannot be stopped, the others continue.
         let pause = Self(processes);
         for pid in processes {
-            if !signal("-STOP", *pid)? {
+            if !signal::send("STOP", *pid)? {
                 return Err(format!("process {pid} cannot be stopped").into());
             }
         }
@@ -23,12 +21,7 @@ impl<'a> Pause<'a> {
 impl Drop for Pause<'_> {
     fn drop(&mut self) {
         for pid in self.0 {
-            let _ = signal("-CONT", *pid);
+            let _ = signal::send("CONT", *pid);
         }
     }
-}
-
-/// Returns whether the process got the signal.
-fn signal(name: &str, pid: u32) -> Result<bool, Failure> {
-    Ok(Command::new("kill").arg(name).arg(pid.to_string()).status()?.success())
 }

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Failure;
 use crate::load::Request;
 use crate::postgres::Postgres;
+use crate::{Failure, signal};
 
 /// The directory of the installed peers.
 const INSTALLED: &str = "target/peers";
@@ -93,7 +93,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // A kill would leave the children of a peer.
-        let _ = Command::new("kill").arg("-TERM").arg(self.0.id().to_string()).status();
+        let _ = signal::send("TERM", self.pid());
         let until = Instant::now() + GRACE;
         while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(50));

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::Failure;
 use crate::free_address::free_address;
+use crate::{Failure, signal};
 
 /// The role of the host and its database.
 const SET_UP: [&str; 2] =
@@ -88,7 +88,7 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         // A fast shutdown: a kill would leave the processes of its sessions for a moment.
-        let _ = Command::new("kill").arg("-INT").arg(self.server.id().to_string()).status();
+        let _ = signal::send("INT", self.pid());
         let _ = self.server.wait();
         // It may belong to another user, who cannot delete it from the directory of temporary files.
         let _ = std::fs::remove_dir_all(self.directory.path());

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::free_address::free_address;
+use crate::{Failure, signal};
 
 pub(crate) const EMAIL: &str = "admin@example.com";
 pub(crate) const PASSWORD: &str = "bench password";
@@ -117,7 +117,7 @@ impl Wharf {
 
     /// Lets the host shut down, and waits for its end.
     pub(crate) fn stop(mut self) -> Result<(), Failure> {
-        Command::new("kill").arg("-TERM").arg(self.pid().to_string()).status()?;
+        signal::send("TERM", self.pid())?;
         let exit = self.process.wait()?;
         if exit.success() { Ok(()) } else { Err(format!("wharf ended with {exit}").into()) }
     }
