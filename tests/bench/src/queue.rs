@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::postgres::Postgres;
-use crate::usage::cpu_seconds;
+use crate::usage::{cpu_seconds, most_resident, resident};
 use crate::wharf::Wharf;
 
 const JOBS: u32 = 100_000;
@@ -73,7 +73,7 @@ fn measure_on(name: &str, binary: &Path, directory: &Path, postgres: Option<&Pos
         std::thread::sleep(PROBE_INTERVAL);
     }
     line("start after the commit, nothing else runs", courier.take_waits(PROBES)?);
-    line("memory before", courier.memory("VmRSS:")?);
+    line("memory before", format!("{:.0} MiB", resident(courier.0.pid())?));
 
     let begun = Instant::now();
     let done = courier.jobs()?.succeeded;
@@ -111,7 +111,7 @@ fn measure_on(name: &str, binary: &Path, directory: &Path, postgres: Option<&Pos
     line("drained per second, while jobs are enqueued", rate(done_meanwhile, enqueued));
     line("drained per second, afterwards", rate(f64::from(JOBS) - done_meanwhile, begun.elapsed() - enqueued));
     line("start after the commit, high priority, before those", courier.take_waits(PROBES)?);
-    line("memory at most", courier.memory("VmHWM:")?);
+    line("memory at most", format!("{:.0} MiB", most_resident(courier.0.pid())?));
     Ok(())
 }
 
@@ -181,13 +181,5 @@ impl Courier {
             running: metrics.sample(r#"wharf_tasks{plugin="courier",kind="job",state="running"}"#)?,
             succeeded: metrics.sample(r#"wharf_task_outcomes_total{plugin="courier",outcome="succeeded"}"#)?,
         })
-    }
-
-    /// Returns a member of `/proc/PID/status`.
-    fn memory(&self, member: &str) -> Result<String, Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.pid()))?;
-        let kib = status.lines().find_map(|line| line.strip_prefix(member)).ok_or("no such member")?;
-        let kib: u64 = kib.trim().trim_end_matches(" kB").parse()?;
-        Ok(format!("{} MiB", kib / 1024))
     }
 }

@@ -47,10 +47,21 @@ fn seconds(stat: &str, field: usize) -> f64 {
     fields.filter_map(|text| text.parse::<u64>().ok()).sum::<u64>() as f64 / 100.0
 }
 
-fn resident(pid: u32) -> Result<f64, Failure> {
+/// Returns the resident memory of a process in MiB.
+pub(crate) fn resident(pid: u32) -> Result<f64, Failure> {
+    status(pid, "VmRSS:")
+}
+
+/// Returns the most resident memory that a process has had so far, in MiB.
+pub(crate) fn most_resident(pid: u32) -> Result<f64, Failure> {
+    status(pid, "VmHWM:")
+}
+
+/// Returns a size of /proc/PID/status in MiB.
+fn status(pid: u32, member: &str) -> Result<f64, Failure> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     // A process that has ended and waits for its parent has no memory.
-    Ok(kib(&status, "VmRSS:")?.unwrap_or_default() / 1024.0)
+    Ok(kib(&status, member)?.unwrap_or_default() / 1024.0)
 }
 
 /// Returns the anonymous memory of a process in KiB: all that the kernel cannot read again from a file.
