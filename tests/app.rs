@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use wharf::app::{App, Deployment, Environment};
 use wharf::config::Config;
 use wharf::plugin::Compile;
 
 use crate::support::backend::both;
 use crate::support::polling::until;
+use crate::support::postgres;
 use crate::support::{Backend, Client, Component, Setup, TestHost};
 
 both! {
@@ -85,7 +86,7 @@ async fn end_backend(connection: &mut PgConnection, pid: i32) {
 async fn a_host_whose_connection_of_the_lock_is_lost_takes_the_lock_again() {
     let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
     host.superuser().deploy(&Component::hello().0, "").await.ok();
-    let mut superuser = PgConnection::connect(&host.database().unwrap().superuser_url).await.unwrap();
+    let mut superuser = postgres::connect(host.database().unwrap()).await;
     let before = lock_holder(&mut superuser).await.unwrap();
     end_backend(&mut superuser, before).await;
     until("the lock to be held again", async || lock_holder(&mut superuser).await.filter(|holder| *holder != before))
@@ -99,7 +100,7 @@ async fn a_host_whose_connection_of_the_lock_is_lost_takes_the_lock_again() {
 async fn a_host_whose_lock_another_host_took_changes_nothing_and_stops() {
     let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
     host.superuser().deploy(&Component::hello().0, "").await.ok();
-    let mut superuser = PgConnection::connect(&host.database().unwrap().superuser_url).await.unwrap();
+    let mut superuser = postgres::connect(host.database().unwrap()).await;
     // Another host does this as soon as it has the lock; this one has not noticed that it lost the lock.
     sqlx::query("UPDATE wharf.node_lock SET holder = 'another host'").execute(&mut superuser).await.unwrap();
     let paused = host.superuser().request(Method::POST, "/plugins/hello/pause").send().await;
@@ -159,7 +160,7 @@ async fn components_given_at_startup_are_deployed_once() {
 async fn a_component_given_at_startup_needs_no_space_if_it_is_served_already() {
     let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
     host.superuser().deploy(&Component::hello().0, "").await.ok();
-    let mut superuser = PgConnection::connect(&host.database().unwrap().superuser_url).await.unwrap();
+    let mut superuser = postgres::connect(host.database().unwrap()).await;
     for sql in [
         "CREATE FUNCTION wharf.no_space() RETURNS trigger LANGUAGE plpgsql AS \
          'BEGIN RAISE EXCEPTION ''full'' USING ERRCODE = ''53100''; END'",

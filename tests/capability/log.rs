@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use crate::support::{Component, TestHost, both};
+use crate::support::{Component, TestHost, both, postgres};
 
 both!(
     an_audit_entry_names_actor_action_and_object,
@@ -21,7 +21,7 @@ async fn audit_column(host: &TestHost, action: &str, column: &str) -> Vec<String
     let sql = format!("SELECT CAST({column} AS TEXT) FROM audit WHERE action = $1 ORDER BY id");
     match host.database() {
         Some(database) => {
-            let mut connection = sqlx::PgConnection::connect(&database.superuser_url).await.unwrap();
+            let mut connection = postgres::connect(database).await;
             sqlx::query("SET search_path TO wharf").execute(&mut connection).await.unwrap();
             sqlx::query_scalar(AssertSqlSafe(sql)).bind(action).fetch_all(&mut connection).await.unwrap()
         }

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
 use super::{Process, home};
@@ -108,7 +107,7 @@ impl Host {
             let log = self.process.home.path().join("data/plugins/liar/data.sqlite-wal");
             return std::fs::metadata(log).is_ok_and(|log| log.len() > 4 << 20);
         };
-        let mut superuser = PgConnection::connect(&database.superuser_url).await.unwrap();
+        let mut superuser = postgres::connect(database).await;
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND datname = current_database() \
                    AND application_name = 'wharf-plugin' AND query LIKE '%counted AS b%'";
         sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut superuser).await.unwrap() > 0

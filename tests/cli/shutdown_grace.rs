@@ -3,7 +3,6 @@
 
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
@@ -17,7 +16,7 @@ const ENDLESS: &str =
     "WITH RECURSIVE cut (n) AS (SELECT 1 UNION ALL SELECT 1 FROM cut WHERE n = 1) SELECT count(*) FROM cut";
 
 async fn statements(database: &TestDatabase) -> i64 {
-    let mut superuser = PgConnection::connect(&database.superuser_url).await.unwrap();
+    let mut superuser = postgres::connect(database).await;
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND application_name = 'wharf-plugin' \
                AND datname = current_database() AND query LIKE '%FROM cut%'";
     sqlx::query_scalar(sql).fetch_one(&mut superuser).await.unwrap()

@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use super::metrics::samples;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::polling::until;
+use crate::support::postgres;
 use crate::support::process::{home, wharf};
 use crate::support::{Client, TestHost, both};
 
@@ -34,7 +35,7 @@ async fn execute(host: &TestHost, sql: &str) -> Result<(), sqlx::Error> {
     let sql = AssertSqlSafe(sql.to_owned());
     match host.database() {
         Some(database) => {
-            let mut connection = sqlx::PgConnection::connect(&database.superuser_url).await?;
+            let mut connection = postgres::connect(database).await;
             sqlx::query("SET search_path TO wharf").execute(&mut connection).await?;
             sqlx::raw_sql(sql).execute(&mut connection).await?;
         }

@@ -9,7 +9,7 @@ use super::releases::{history_entry, operate, responding_with, state};
 use crate::attack::handwritten_component::{GuestParts, attacker};
 use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
-use crate::support::{Component, TestHost, both};
+use crate::support::{Component, TestHost, both, postgres};
 
 both!(
     an_outage_of_a_plugins_database_blames_no_release,
@@ -23,7 +23,7 @@ async fn execute(host: &TestHost, sql: &str) {
     let sql = AssertSqlSafe(sql.to_owned());
     match host.database() {
         Some(database) => {
-            let mut connection = sqlx::PgConnection::connect(&database.superuser_url).await.unwrap();
+            let mut connection = postgres::connect(database).await;
             sqlx::query("SET search_path TO wharf").execute(&mut connection).await.unwrap();
             sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
         }

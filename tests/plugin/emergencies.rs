@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -16,6 +16,7 @@ use crate::support::gate::Gate;
 use crate::support::host::{CHAMELEON, PASSWORD, SUPERUSER};
 use crate::support::patience::NEVER;
 use crate::support::polling::until;
+use crate::support::postgres;
 use crate::support::{Component, Setup, TestHost, TestResponse, both};
 
 pub(super) fn patient() -> Setup {
@@ -312,7 +313,7 @@ async fn give(host: &TestHost, capability: &str) {
 
 /// Returns whether the chameleon's role can log in, and the number of its connections.
 pub(super) async fn role(host: &TestHost) -> Option<(bool, i64)> {
-    let mut connection = PgConnection::connect(&host.database()?.superuser_url).await.unwrap();
+    let mut connection = postgres::connect(host.database()?).await;
     let sql = "SELECT role, password FROM wharf.plugin_database WHERE plugin = 'chameleon'";
     let (role, password): (String, String) = sqlx::query_as(sql).fetch_one(&mut connection).await.unwrap();
     let options: PgConnectOptions = host.database()?.superuser_url.parse().unwrap();

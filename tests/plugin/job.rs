@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use sqlx::{Connection as _, SqliteConnection};
 use wharf::app::{App, Environment};
 use wharf::config::{Config, Secret};
 use wharf::plugin::Compile;
@@ -17,7 +17,7 @@ use super::releases::{operate, responding_with};
 use crate::support::files::files;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::patience::PATIENCE;
-use crate::support::{Client, Component, Setup, TestHost, both};
+use crate::support::{Client, Component, Setup, TestHost, both, postgres};
 
 both!(
     every_deploy_is_recorded_with_its_stages,
@@ -248,7 +248,7 @@ async fn migrations_are_recorded_before_they_are_applied(host: &mut TestHost) {
 async fn recorded_steps(host: &TestHost) -> Vec<String> {
     let schema: String = match host.database() {
         Some(database) => {
-            let mut connection = PgConnection::connect(&database.superuser_url).await.unwrap();
+            let mut connection = postgres::connect(database).await;
             sqlx::query_scalar("SELECT schema FROM wharf.plugins").fetch_one(&mut connection).await.unwrap()
         }
         None => {
@@ -272,7 +272,7 @@ async fn tables(host: &TestHost) -> (Vec<String>, Vec<String>) {
     const RECORDED: &str = "SELECT name FROM _wharf_migration ORDER BY position";
     let (mut tables, recorded): (Vec<String>, Vec<String>) = match host.database() {
         Some(database) => {
-            let mut connection = PgConnection::connect(&database.superuser_url).await.unwrap();
+            let mut connection = postgres::connect(database).await;
             sqlx::raw_sql("SET search_path TO plugin_liar").execute(&mut connection).await.unwrap();
             let tables = "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = 'plugin_liar'";
             let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut connection).await.unwrap();

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use sqlx::Connection as _;
 
 use super::limits::set_deadline;
 use crate::http::metrics::samples;
 use crate::support::patience::NEVER;
 use crate::support::polling::until;
+use crate::support::postgres;
 use crate::support::{Setup, TestHost, both};
 
 const ENDLESS: &str =
@@ -47,7 +47,7 @@ async fn connections(host: &TestHost) -> f64 {
 /// Returns whether the statement is running: on PostgreSQL from its activity, on SQLite from the connections in use.
 async fn is_running(host: &TestHost) -> bool {
     let Some(database) = host.database() else { return connections(host).await > 0.0 };
-    let mut superuser = sqlx::PgConnection::connect(&database.superuser_url).await.unwrap();
+    let mut superuser = postgres::connect(database).await;
     let count: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND application_name = 'wharf-plugin' \
          AND datname = current_database() AND position('endless' IN query) > 0",

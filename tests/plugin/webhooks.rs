@@ -9,9 +9,9 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use sqlx::{Connection as _, PgConnection};
 
 use crate::support::polling::until;
+use crate::support::postgres;
 use crate::support::remote::{Remote, Reply};
 use crate::support::secret_watch;
 use crate::support::{Backend, Client, Component, Setup, TestHost, both};
@@ -179,7 +179,7 @@ async fn a_delivery_that_is_being_stored_survives_the_deletion_of_another_endpoi
     let message = until_state(&ann, &deleted, "delivered").await["message_id"].clone();
 
     // As the plugin does it with the next receivers of an event.
-    let mut storing = PgConnection::connect(&host.database().unwrap().superuser_url).await.unwrap();
+    let mut storing = postgres::connect(host.database().unwrap()).await;
     for sql in ["SET search_path TO plugin_webhooks", "BEGIN"] {
         sqlx::query(sql).execute(&mut storing).await.unwrap();
     }

@@ -236,7 +236,7 @@ async fn each_test_has_its_own_database() {
     let mut connection = sqlx::PgConnection::connect(&one.url).await.unwrap();
     let superuser: String = sqlx::query_scalar("SHOW is_superuser").fetch_one(&mut connection).await.unwrap();
     assert_eq!(superuser, "off");
-    let mut connection = sqlx::PgConnection::connect(&two.superuser_url).await.unwrap();
+    let mut connection = connect(&two).await;
     let superuser: String = sqlx::query_scalar("SHOW is_superuser").fetch_one(&mut connection).await.unwrap();
     assert_eq!(superuser, "on");
 }
