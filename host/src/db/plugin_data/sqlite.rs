@@ -125,7 +125,8 @@ impl Sqlite {
         let leased = self.lease(pool, limits).await?;
         let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
         let (time, limits) = (limits.time, limits.clone());
-        let count = u32::try_from(statements.len()).unwrap_or(u32::MAX).max(1);
+        // The beginning of the transaction has the time of a statement too.
+        let count = u32::try_from(statements.len()).unwrap_or(u32::MAX).saturating_add(1);
         let (leased, result) = self
             .on_thread(leased, time.saturating_mul(count), move |connection| {
                 if !reads {
