@@ -1,8 +1,9 @@
 //! `make bench-check`: counts the instructions that the host executes for one request, and fails if a count is more than
 //! [`TOLERANCE`] above the recorded one. `make bench-check RECORD=1` records the counts in [`RECORDED`].
 //!
-//! Callgrind counts, so the counts depend on the compiler and the libraries, and hardly on the machine and its load. With another
-//! compiler or valgrind than the recorded one, a difference is shown and is no failure. The host serves over a connection, with
+//! Callgrind counts, so the counts depend on the compiler, the libraries and the instructions that the processor has, and hardly
+//! on the speed and the load of the machine. With another compiler, valgrind or kind of processor than the recorded one, a
+//! difference is shown and is no failure. The host serves over a connection, with
 //! everything on, in `wharf-counted`. It starts without instrumentation, because the compile of its components would take
 //! minutes with it. The kernel's instructions are not counted.
 //!
@@ -37,7 +38,7 @@ const RECORDED: &str = "tests/bench/instructions.txt";
 const PROFILES: &str = "target/bench-check";
 /// Rounds of each route. The host also works without requests, about once a second. Rounds of cheap routes are shorter than
 /// that, so the least one is free of this work.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 6;
 /// Requests of one round.
 const REQUESTS: u32 = 40;
 /// Requests before the first round, which fill pools and caches.
@@ -51,6 +52,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 const PLUGINS: [&str; 2] = ["target/plugins/hello.wasm", "target/plugins/items.wasm"];
 const GRANTS: &str = "auth,events,sql,events.rate=1000000";
+
+/// Of those that valgrind executes.
+const EXTENSIONS: [&str; 8] = ["sse4_2", "popcnt", "avx", "f16c", "fma", "avx2", "bmi1", "bmi2"];
 
 /// Callgrind counts `rep stosb` and `rep movsb` once for each byte: the reset of a slot of the pool would be four fifths of
 /// a call. With these thresholds, glibc uses loops over vectors, which cost what they count.
@@ -73,7 +77,7 @@ const SETTINGS: [(&str, &str); 8] = [
 /// Counts, and compares or records.
 #[allow(clippy::print_stdout, reason = "the report")]
 pub(crate) fn check(program: &Path, record: bool) -> Result<(), Failure> {
-    let toolchain = format!("{}, {}", version("rustc")?, version("valgrind")?);
+    let toolchain = format!("{}, {}, {}", version("rustc")?, version("valgrind")?, processor());
     // First of all: to count takes minutes.
     let recorded = if record { None } else { Some(read_recorded()?) };
     println!("Starting the host under callgrind …");
@@ -152,6 +156,14 @@ fn version(program: &str) -> Result<String, Failure> {
         .output()
         .map_err(|error| format!("{program} does not start ({error}); on Debian, valgrind is a package"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Returns the extensions of the processor by which the C library, the crates and Cranelift choose their code.
+fn processor() -> String {
+    let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = information.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |extension: &&&str| flags.split_ascii_whitespace().any(|flag| flag == **extension);
+    EXTENSIONS.iter().filter(has).copied().collect::<Vec<_>>().join(" ")
 }
 
 /// The host under callgrind.
