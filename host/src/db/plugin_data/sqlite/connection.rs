@@ -320,6 +320,8 @@ impl Connection {
     /// long, the first statement that writes looks again and fails. Otherwise that statement does not look: only
     /// another process, for which the transaction waited at its beginning, can have written meanwhile.
     pub(super) fn shorten_wal(&mut self, limits: &StatementLimits) {
+        // The deadline of an earlier statement may have passed.
+        self.control.set_deadline(limits.time);
         self.is_wal_short = self.limit_wal(limits).is_ok();
     }
 
