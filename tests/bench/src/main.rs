@@ -98,7 +98,8 @@ fn measure(program: &Path, with_peers: bool) -> Result<(), Failure> {
     }
     let page = Report { climbs, crowds, skipped, targets }.write()?;
     println!("\nThe results are in {page}");
-    identity::compare(servers.wharf())
+    drop(servers);
+    identity::compare(program, &directory.path().join("identity"))
 }
 
 #[allow(clippy::print_stdout, reason = "the report")]

@@ -80,11 +80,6 @@ impl Servers {
         Ok(servers)
     }
 
-    /// Returns the host with the log at `warn`.
-    pub(crate) fn wharf(&self) -> &Wharf {
-        &self.wharf
-    }
-
     /// Returns the host with the default log.
     pub(crate) fn logging(&self) -> &Wharf {
         &self.logging
