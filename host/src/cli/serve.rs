@@ -16,6 +16,11 @@ use crate::{shutdown, telemetry};
 /// How long the process waits for threads that still run after the shutdown.
 const THREAD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// After so many rounds of its loop, a worker thread looks for input and for timers that have run out. tokio's default of 61
+/// suits polls of some microseconds. A call of a plugin runs within one poll, and one round has up to four polls, so a thread
+/// would notice a client only after up to 244 calls of others.
+const EVENT_INTERVAL: u32 = 13;
+
 /// Run the host.
 #[derive(Debug, Args)]
 pub(super) struct ServeCommand {
@@ -37,6 +42,7 @@ impl ServeCommand {
             self.deploy.into_iter().map(|file| Deployment { file, grants: self.grant.clone() }).collect::<Vec<_>>();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
+            .event_interval(EVENT_INTERVAL)
             .build()
             .map_err(|error| Failure::new(format!("the runtime cannot start: {error}")))?;
         let served = runtime.block_on(serve(loaded, file, deployments, terminal));
