@@ -4,7 +4,7 @@
 //! A file passes `compile` (machine code, produced by a child process and cached on disk) → `artifact` (imports and
 //! exports) → `declaration` (routes, permissions, settings) with `declared_messages` (events, jobs) → `release` (compiled,
 //! linked, admitted to its grants). A call passes `generation` (the table that requests are dispatched through) →
-//! `bulkhead` (call slots) → `sandbox` (a fresh instance) → `response` (the check of the result); `call_in_progress` counts
+//! `bulkhead` (turns, call slots) → `sandbox` (a fresh instance) → `response` (the check of the result); `call_in_progress` counts
 //! how it ends.
 //!
 //! From the bottom up: `live_set` swaps generations and drains replaced releases. `registry` holds the shared services.

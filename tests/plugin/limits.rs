@@ -161,6 +161,31 @@ async fn calls_above_the_concurrency_limit_wait_for_a_slot() {
     assert_eq!(statuses, [204; 8]);
 }
 
+/// There are four turns: a call that waits keeps none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_calls_wait_for_something_at_once_as_there_are_call_slots() {
+    let setup = Setup::default().with(|config| {
+        config.plugins.concurrency = 12;
+        config.plugins.queue_time = NEVER;
+        config.plugins.deadline = NEVER;
+    });
+    let host = chameleon(setup).await;
+    let calls: Vec<_> = (0..12)
+        .map(|_| {
+            let client = host.anonymous();
+            tokio::spawn(async move { client.request(Method::GET, "/chameleon/sleep/3600000").try_send().await })
+        })
+        .collect();
+    until("all calls to run", async || {
+        let samples = metrics::samples(host.superuser()).await;
+        let mut running = samples.into_iter().filter(|(sample, _)| sample.starts_with("wharf_plugin_calls_running"));
+        running.any(|(_, count)| count >= 12.0).then_some(())
+    })
+    .await;
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_clients_waits_and_a_neighbour_does_not() {
     let setup = Setup::default().with(|config| {

@@ -9,7 +9,7 @@
 //! plugin. A turn orders calls and limits nothing: a call that cannot wait for one runs without it.
 //!
 //! A guest holds its slot only while it runs. When its call waits, for a host function or for other guests, the slot is
-//! released, and so is the turn. A guest that a tick interrupts in its first run keeps its turn.
+//! released, and so is the turn. A guest that a tick interrupts keeps its turn until it has run for one tick.
 //!
 //! Only the CPU time that the thread got counts: neither waiting nor the load of other processes does. A run that took
 //! hardly any time counts with that time, because asking the system for the CPU time costs more than the difference.
@@ -30,7 +30,7 @@ const SHORT_RUN: Duration = Duration::from_micros(100);
 const TURNS_PER_THREAD: usize = 2;
 
 /// One of as many calls as this pauses behind everything else that is ready, and keeps its turn meanwhile. A call that
-/// does not wait runs within one poll, so turns would never run out otherwise. They run out when more calls are ready than
+/// takes less than a tick and does not wait runs within one poll, so turns would never run out otherwise. They run out when more calls are ready than
 /// this for each turn: 64 with two worker threads. Fewer hardly delay anything.
 const CALLS_PER_PAUSE: u64 = 16;
 
@@ -151,7 +151,9 @@ impl CpuSlot {
     /// Lets every ready task run first. Then waits for a slot, first come, first served.
     pub async fn acquire(self) {
         self.release();
-        // The poll that ends here holds no slot, see `run`. The poll in which the guest continues holds one.
+        // The poll that ends here holds no slot, see `run`. The poll in which the guest continues holds one. The second pause
+        // lets the thread look for input first, and would come before what is ready without the first one.
+        pause().await;
         tokio::task::yield_now().await;
         let Ok(own) = Arc::clone(&self.queue.own).acquire_owned().await else { return };
         let Ok(slot) = Arc::clone(&self.queue.scheduler.free).acquire_owned().await else { return };
@@ -204,7 +206,7 @@ impl CpuSlot {
     }
 }
 
-/// Goes to the end of what is ready on this thread. (`tokio::task::yield_now` waits until the thread has asked the system
+/// Goes to the end of what is ready on this thread, or on all threads if there is too much. (`tokio::task::yield_now` waits until the thread has asked the system
 /// for input, which depends on other settings.)
 async fn pause() {
     let mut has_paused = false;
@@ -374,6 +376,7 @@ mod tests {
         let waiting = tokio::time::timeout(Duration::ZERO, gives_up.take_turn());
         assert!(waiting.await.is_err());
         drop(holders);
+        assert_eq!(queue.turns.free.available_permits(), TURNS_PER_THREAD);
         assert!(next.try_take_turn().await);
     }
 }

@@ -93,10 +93,11 @@ plugins! {
         keep_events: Duration = HOUR, "WHARF_PLUGIN_KEEP_EVENTS", kind::duration(MINUTE..=YEAR);
         /// Dead letters of one plugin that are kept, and ended jobs of one plugin. Beyond it, the oldest are deleted.
         keep_ended: usize = 100_000, "WHARF_PLUGIN_KEEP_ENDED", kind::count(100..=10_000_000);
-        /// How long a call may wait for a call slot before the response is 503.
+        /// How long a call may wait for its turn and a call slot before the response is 503.
         queue_time: Duration = SECOND, "WHARF_PLUGIN_QUEUE_TIME", kind::duration(Duration::ZERO..=MINUTE);
-        /// Memory of the calls that wait for a call slot, for all plugins together: 16 KiB for each call, and its
-        /// request with all headers. The calls of one plugin may take as much as they leave free.
+        /// Memory of the calls that wait, for all plugins together: 2 KiB for each call that waits for its turn, 16 KiB for
+        /// each that waits for a call slot, and its request with all headers. The calls of one plugin may take as much as
+        /// they leave free.
         queue_bytes: usize = 64 * 1024 * 1024, "WHARF_PLUGIN_QUEUE_BYTES", kind::bytes(MIB..=64 * GIB);
         /// Body of a request. Defaults to `server.max_body_bytes`.
         request_bytes: usize = 2 * 1024 * 1024, "WHARF_PLUGIN_REQUEST_BYTES", kind::bytes(KIB..=GIB),

@@ -106,7 +106,7 @@ pub(super) async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCa
         head_bytes: head_bytes(call.parts),
         client: Some(call.origin.address),
     };
-    // `call` runs this check again: the budget may have been used up while the request waited for a call slot.
+    // `call` runs this check again: the budget may have been used up while the request waited for its turn.
     registry.call(call.release, call.prepared, request, call.caller, call.trial, ready).await
 }
 

@@ -24,8 +24,12 @@ use crate::capability::{CpuSlot, PluginCpuQueue};
 use crate::error::{Error, Kind, Result, code};
 use crate::permits::{Permit, Permits};
 
-/// The memory of a waiting call in addition to its request: its task, and the buffers of its connection.
+/// The memory of a call that waits for a call slot, in addition to its request: its task, and the buffers of its connection.
 const WAITING_CALL_BYTES: usize = 16 * 1024;
+
+/// The same while it waits for its turn. Its connection has the buffers whether it waits or not, and there are as many as
+/// `server.connections`: with the default limits, the calls of all connections can wait for their turn.
+const WAITING_TURN_BYTES: usize = 2 * 1024;
 
 /// Slots with a queue.
 #[derive(Debug)]
@@ -150,13 +154,13 @@ impl Bulkhead {
     pub(super) async fn enter(&self, all: &CallSlots, bytes: usize) -> Result<CallSlot, NoSlot> {
         let cpu = self.cpu_queue.slot();
         // A call that finds a turn and free slots needs no memory for waiting.
-        let mut wait = None;
-        if !cpu.try_take_turn().await {
-            wait = self.begin_wait(all, bytes);
-            if let Some(Wait { until, .. }) = wait {
-                let _position = Counted::add([(&self.queue.waiting, 1)]);
-                let _ = tokio::time::timeout_at(until, cpu.take_turn()).await;
-            }
+        let mut until = None;
+        if !cpu.try_take_turn().await
+            && let Some(_waiting) = self.count_waiting(all, bytes.saturating_add(WAITING_TURN_BYTES))
+        {
+            let _position = Counted::add([(&self.queue.waiting, 1)]);
+            let deadline = *until.insert(self.deadline());
+            let _ = tokio::time::timeout_at(deadline, cpu.take_turn()).await;
         }
         let of_plugin = self.queue.slots.try_acquire();
         let of_all = of_plugin.as_ref().and_then(|_| self.try_slot_of_all(all));
@@ -165,10 +169,8 @@ impl Bulkhead {
             (of_plugin, _) => of_plugin,
         };
         let refused = if of_plugin.is_none() { NoSlot::OfPlugin } else { NoSlot::OfAll };
-        let until = match &wait {
-            Some(wait) => wait.until,
-            None => wait.insert(self.begin_wait(all, bytes).ok_or(refused)?).until,
-        };
+        let _waiting = self.count_waiting(all, bytes.saturating_add(WAITING_CALL_BYTES)).ok_or(refused)?;
+        let until = until.unwrap_or_else(|| self.deadline());
         let of_plugin = match of_plugin {
             Some(of_plugin) => of_plugin,
             None => in_time(until, self.queue.enter()).await.ok_or(NoSlot::OfPlugin)?,
@@ -177,10 +179,9 @@ impl Bulkhead {
         Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all, cpu })
     }
 
-    fn begin_wait<'a>(&'a self, all: &'a CallSlots, bytes: usize) -> Option<Wait<'a>> {
-        let counted = self.count_waiting(all, bytes)?;
-        let time = Duration::from_nanos(self.queue_nanos.load(Ordering::Relaxed));
-        Some(Wait { until: Instant::now() + time, _counted: counted })
+    /// Returns the end of the queue time of a call that arrives now.
+    fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_nanos(self.queue_nanos.load(Ordering::Relaxed))
     }
 
     fn try_slot_of_all(&self, all: &CallSlots) -> Option<Permit> {
@@ -201,12 +202,11 @@ impl Bulkhead {
 
     /// Counts the memory of a request that waits for another call of the plugin.
     pub(super) fn admit_waiting<'a>(&'a self, all: &'a CallSlots, bytes: usize) -> Option<WaitingCall<'a>> {
-        self.count_waiting(all, bytes).map(WaitingCall)
+        self.count_waiting(all, bytes.saturating_add(WAITING_CALL_BYTES)).map(WaitingCall)
     }
 
     /// Counts the memory of a waiting call, unless the plugin's waiting calls would take more than they leave free.
     fn count_waiting<'a>(&'a self, all: &'a CallSlots, bytes: usize) -> Option<Counted<'a, 2>> {
-        let bytes = bytes.saturating_add(WAITING_CALL_BYTES);
         let counted = Counted::add([(&self.waiting_bytes, bytes), (&all.waiting_bytes, bytes)]);
         let free = all.queue_bytes.checked_sub(all.waiting_bytes.load(Ordering::SeqCst))?;
         (self.waiting_bytes.load(Ordering::SeqCst) <= free).then_some(counted)
@@ -265,12 +265,6 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The wait of one call.
-struct Wait<'a> {
-    until: Instant,
-    _counted: Counted<'a, 2>,
-}
-
 /// A request that waits for another call. It counts as memory of waiting calls until it is dropped.
 pub struct WaitingCall<'a>(#[allow(dead_code, reason = "dropped")] Counted<'a, 2>);
 
@@ -307,7 +301,7 @@ mod tests {
 
     /// There is a turn for each call, because the calls of these tests do not run, and so keep their turns.
     fn bulkhead(calls: usize, queue_time: Duration) -> Arc<Bulkhead> {
-        Arc::new(Bulkhead::new(calls, queue_time, CpuScheduler::new(calls).plugin_queue()))
+        Arc::new(Bulkhead::new(calls, queue_time, CpuScheduler::new(1_000).plugin_queue()))
     }
 
     const NEVER: Duration = Duration::from_secs(600);
@@ -454,49 +448,79 @@ mod tests {
         assert_eq!(enter(greedy).await.len(), 12);
     }
 
-    /// Without turns, no call would wait. With turns that refuse, most of them would be refused: they take more memory
-    /// than waiting calls may.
-    #[tokio::test]
-    async fn calls_that_compute_wait_for_their_turn_and_none_is_refused_for_it() {
+    /// A crowd of `clients`, whose calls compute, and a call of a neighbour that comes last. Returns the order in which they
+    /// ran, and the number of refused calls.
+    async fn crowd(clients: usize) -> (Vec<Option<usize>>, usize) {
         let limits = config::Plugins::default();
         let all = Arc::new(CallSlots::new(limits.total_concurrency, limits.queue_bytes));
-        let queue = CpuScheduler::new(2).plugin_queue();
-        let plugin = Arc::new(Bulkhead::new(limits.concurrency, NEVER, queue));
-        let (most, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let calls: Vec<_> = (0..10_000)
-            .map(|_| {
-                let (plugin, all) = (Arc::clone(&plugin), Arc::clone(&all));
-                let (most, refused) = (Arc::clone(&most), Arc::clone(&refused));
-                tokio::spawn(async move {
-                    match plugin.enter(&all, 1024).await {
-                        Ok(slot) => slot.cpu.run(|| most.fetch_max(plugin.waiting(), Ordering::SeqCst)).0,
-                        Err(_) => refused.fetch_add(1, Ordering::SeqCst),
-                    };
-                })
+        let cpu = CpuScheduler::new(2);
+        let [crowded, neighbour] =
+            [(); 2].map(|()| Arc::new(Bulkhead::new(limits.concurrency, NEVER, cpu.plugin_queue())));
+        all.reserve([(&*crowded, true), (&*neighbour, true)].into_iter());
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let call = |plugin: &Arc<Bulkhead>, index: Option<usize>| {
+            let (plugin, all, order) = (Arc::clone(plugin), Arc::clone(&all), Arc::clone(&order));
+            tokio::spawn(async move {
+                let slot = plugin.enter(&all, 1024).await.ok()?;
+                slot.cpu.run(|| order.lock().unwrap().push(index));
+                Some(())
             })
-            .collect();
+        };
+        let mut calls: Vec<_> = (0..clients).map(|index| call(&crowded, Some(index))).collect();
+        calls.push(call(&neighbour, None));
+        let mut refused = 0;
         for call in calls {
-            call.await.unwrap();
+            refused += usize::from(call.await.unwrap().is_none());
         }
-        assert_eq!(refused.load(Ordering::SeqCst), 0);
-        assert!(most.load(Ordering::SeqCst) > 1_000, "{most:?} waited at once");
-        assert_eq!((plugin.running(), plugin.waiting(), all.waiting_bytes()), (0, 0, 0));
+        assert_eq!((crowded.running(), crowded.waiting(), all.waiting_bytes()), (0, 0, 0));
+        let order = order.lock().unwrap().clone();
+        (order, refused)
+    }
+
+    #[tokio::test]
+    async fn the_calls_of_all_connections_run_in_order_and_a_neighbour_does_not_wait_for_them() {
+        let (order, refused) = crowd(config::Server::default().connections).await;
+        assert_eq!(refused, 0);
+        let neighbour = order.iter().position(Option::is_none).unwrap();
+        assert!(neighbour < 200, "it ran after {neighbour} others");
+        let crowd = order.into_iter().flatten().enumerate();
+        let farthest = crowd.map(|(position, index)| position.abs_diff(index)).max().unwrap();
+        assert!(farthest < 200, "a call ran {farthest} places away from the order of arrival");
+    }
+
+    #[tokio::test]
+    async fn no_call_is_refused_for_its_turn() {
+        let (order, refused) = crowd(50_000).await;
+        assert_eq!((order.len(), refused), (50_001, 0));
     }
 
     #[tokio::test]
     async fn the_queue_time_covers_the_turn_too() {
-        let all = Arc::new(CallSlots::new(9, 99 * WAITING_CALL_BYTES));
-        let plugin = Arc::new(Bulkhead::new(2, Duration::from_millis(50), CpuScheduler::new(1).plugin_queue()));
-        // They have the two turns and the two slots.
-        let mut running = Vec::new();
-        for _ in 0..2 {
-            running.push(plugin.enter(&all, 0).await.ok().unwrap());
+        let all = Arc::new(CallSlots::new(1, 99 * WAITING_CALL_BYTES));
+        let plugins =
+            [(); 3].map(|()| Arc::new(Bulkhead::new(9, Duration::from_secs(1), CpuScheduler::new(1).plugin_queue())));
+        let [running, one, other] = &plugins;
+        let _running = running.enter(&all, 0).await.ok().unwrap();
+        let turns = [(); 2].map(|()| one.cpu_queue.slot());
+        for turn in &turns {
+            assert!(turn.try_take_turn().await);
         }
-        let began = Instant::now();
-        assert_eq!(plugin.enter(&all, 0).await.err(), Some(NoSlot::OfPlugin));
-        assert!(began.elapsed() >= Duration::from_millis(50));
-        running.pop();
-        assert!(plugin.enter(&all, 0).await.is_ok(), "it took the turn of the call that ended");
-        assert_eq!(all.waiting_bytes(), 0);
+        let ended = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let enter = |name: &'static str, plugin: &Arc<Bulkhead>| {
+            let (plugin, all, ended) = (Arc::clone(plugin), Arc::clone(&all), Arc::clone(&ended));
+            tokio::spawn(async move {
+                assert_eq!(plugin.enter(&all, 0).await.err(), Some(NoSlot::OfAll));
+                ended.lock().unwrap().push(name);
+            })
+        };
+        // The first call waits for its turn and then for a slot. It ends before the second one only if both waits count.
+        let first = enter("first", one);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let second = enter("second", other);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        drop(turns);
+        first.await.unwrap();
+        second.await.unwrap();
+        assert_eq!(*ended.lock().unwrap(), ["first", "second"]);
     }
 }

@@ -38,7 +38,7 @@ struct RouteStats {
 pub struct EndedCall {
     /// The index of its route.
     pub route: usize,
-    /// How long it took, without the wait for a call slot.
+    /// How long it took, without the wait for its turn and a call slot.
     pub took: Duration,
     /// Its outcome.
     pub outcome: CallOutcome,

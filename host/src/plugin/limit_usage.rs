@@ -97,7 +97,7 @@ impl Registry {
         self.live.sandbox().call_slots().size()
     }
 
-    /// Returns the memory of the calls that wait for a call slot.
+    /// Returns the memory of the calls that wait for their turn or for a call slot.
     pub fn waiting_bytes(&self) -> usize {
         self.live.sandbox().call_slots().waiting_bytes()
     }

@@ -113,7 +113,11 @@ fn add_host(families: &mut Families, host: &Host) {
     families.single_gauge("calls_running", "Plugin calls that are running", running);
     families.single_gauge("calls_waiting", "Plugin calls that are waiting for a call slot of the host", waiting);
     let waiting_bytes = host.plugins.waiting_bytes();
-    families.single_gauge("calls_waiting_bytes", "Memory of the calls that wait for their turn or for a call slot", waiting_bytes);
+    families.single_gauge(
+        "calls_waiting_bytes",
+        "Memory of the calls that wait for their turn or for a call slot",
+        waiting_bytes,
+    );
     families.single_gauge("call_places", "Call slots of the host", host.plugins.call_slots());
     let pool = host.plugins.instance_pool();
     families.gauge(
@@ -284,7 +288,7 @@ fn add_calls(families: &mut Families, releases: &[&Arc<Release>], drained: &[Dra
     families.counter("plugin_calls", "Calls of a release by outcome", outcomes);
     families.histogram(
         "plugin_call_seconds",
-        "Duration of calls without the wait for a call slot, including calls whose callers left",
+        "Duration of calls without the wait for a turn and a call slot, including calls whose callers left",
         latencies,
     );
 }
