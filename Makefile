@@ -169,7 +169,7 @@ bench-queue: dist ## Measure the queue of jobs on SQLite and PostgreSQL
 
 # A change that is meant to cost more, or that costs less, records its counts: make bench-check RECORD=1
 RECORD ?=
-# The build is that of CI's tests, with its wrapper (clippy's driver), so what `.ci/run` built is used again. CI does not count.
+# The build is that of CI's tests, with its wrapper (clippy's driver), so what `.ci/run` built is used again.
 # The build is not optimised, so the counts are larger than those of the program that is served. An incremental build divides
 # the code differently, which would change them.
 COUNTED := CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/.ci/lint'

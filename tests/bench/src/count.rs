@@ -2,10 +2,10 @@
 //! [`TOLERANCE`] above the recorded one. `make bench-check RECORD=1` records the counts in [`RECORDED`].
 //!
 //! Callgrind counts, so the counts depend on the compiler, the libraries and the instructions that the processor has, and hardly
-//! on the speed and the load of the machine. With another compiler, valgrind or kind of processor than the recorded one, a
-//! difference is shown and is no failure. The host serves over a connection, with
-//! everything on, in `wharf-counted`. It starts without instrumentation, because the compile of its components would take
-//! minutes with it. The kernel's instructions are not counted.
+//! on the speed and the load of the machine. With another compiler, valgrind, C library or kind of processor than the
+//! recorded one, a difference is shown and is no failure. The host serves over a connection, with everything on, in
+//! `wharf-counted`. It starts without instrumentation, because the compile of its components would take minutes with it. The
+//! kernel's instructions are not counted.
 //!
 //! The epoch clock ticks in real time while the guest runs some fifty times slower, so a few calls yield that would not.
 //! The least of some rounds counts.
@@ -77,7 +77,9 @@ const SETTINGS: [(&str, &str); 8] = [
 /// Counts, and compares or records.
 #[allow(clippy::print_stdout, reason = "the report")]
 pub(crate) fn check(program: &Path, record: bool) -> Result<(), Failure> {
-    let toolchain = format!("{}, {}, {}", version("rustc")?, version("valgrind")?, processor());
+    let [rustc, valgrind, libc] =
+        [("rustc", "--version"), ("valgrind", "--version"), ("getconf", "GNU_LIBC_VERSION")].map(version);
+    let toolchain = format!("{}, {}, {}, {}", rustc?, valgrind?, libc?, processor());
     // First of all: to count takes minutes.
     let recorded = if record { None } else { Some(read_recorded()?) };
     println!("Starting the host under callgrind …");
@@ -109,7 +111,7 @@ fn write_recorded(counts: &[(&str, f64)], toolchain: &str) -> Result<(), Failure
 
 #[allow(clippy::print_stdout, reason = "the report")]
 fn compare(counts: &[(&str, f64)], text: &str, toolchain: &str) -> Result<(), Failure> {
-    let is_comparable = text.contains(toolchain);
+    let is_comparable = text.lines().any(|line| line.strip_prefix("# ") == Some(toolchain));
     println!("{:<14}{:>12}{:>12}{:>10}", "", "recorded", "now", "change");
     let mut grown = Vec::new();
     for (name, count) in counts {
@@ -150,9 +152,9 @@ fn recorded(text: &str, name: &str) -> Option<f64> {
     lines.find(|(of, _)| *of == name)?.1.trim().parse().ok()
 }
 
-fn version(program: &str) -> Result<String, Failure> {
+fn version((program, argument): (&str, &str)) -> Result<String, Failure> {
     let output = Command::new(program)
-        .arg("--version")
+        .arg(argument)
         .output()
         .map_err(|error| format!("{program} does not start ({error}); on Debian, valgrind is a package"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
