@@ -378,7 +378,7 @@ mod tests {
         drop(transaction);
         assert_eq!((pool.size(), rows().await), (1, 100_000));
         let mut transaction = pool.begin().await.unwrap();
-        assert!(sqlx::query("DELETE FROM t").execute(&mut *transaction).now_or_never().is_none());
+        assert!(sqlx::query(insert).execute(&mut *transaction).now_or_never().is_none());
         drop(transaction);
         assert_eq!((pool.size(), rows().await), (1, 100_000));
         pool.close().await;
