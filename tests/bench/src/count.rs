@@ -38,7 +38,7 @@ const RECORDED: &str = "tests/bench/instructions.txt";
 const PROFILES: &str = "target/bench-check";
 /// Rounds of each route. The host also works without requests, about once a second. Rounds of cheap routes are shorter than
 /// that, so the least one is free of this work.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 10;
 /// Requests of one round.
 const REQUESTS: u32 = 40;
 /// Requests before the first round, which fill pools and caches.
