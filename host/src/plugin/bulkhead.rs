@@ -9,8 +9,8 @@
 //! refused. The waiting calls of one plugin may take as much of the memory as they leave free: one plugin takes at most
 //! half, and further ones share the rest. So a burst to one plugin leaves room for the waiting calls of others.
 //!
-//! Before that, a call waits for its turn (`capability::cpu_scheduler`), within the same time and memory. A turn orders the
-//! calls that compute. It is no reason to refuse one: without time or memory left, the call goes on without a turn.
+//! Before a call takes a slot, it waits for its turn (`capability::cpu_scheduler`), within the same time and memory. A turn
+//! orders the calls that compute. It is no reason to refuse one: without time or memory left, the call goes on without it.
 //!
 //! A call is refused for its time only after it has waited for it, and never because of an estimate: see decision 0006.
 
