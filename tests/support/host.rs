@@ -1,17 +1,22 @@
 //! A host in this process, through Wharf's public interface, with its own directory, its own database and a free port.
 
 use std::ffi::OsString;
+use std::fs::DirBuilder;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::json;
 use sqlx::Connection as _;
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 use wharf::app::{App, Environment};
 use wharf::auth::HashCost;
 use wharf::clock::{Clock, Timestamp};
-use wharf::config::{Config, Secret, Sources};
+use wharf::config::{self, Config, Secret, Sources};
+use wharf::db::{Db, SQLITE_FILE};
 use wharf::egress::{EgressEnvironment, Resolver};
 use wharf::http::live_events::Intervals;
 use wharf::plugin::Compile;
@@ -162,6 +167,20 @@ impl Setup {
     }
 }
 
+/// Gives a host the file of its database with its tables. They are created once, and copied for each test: their creation
+/// takes longer than many a test.
+async fn copy_tables(data_dir: &Path) {
+    static TABLES: OnceCell<Vec<u8>> = OnceCell::const_new();
+    let tables = TABLES.get_or_init(async || {
+        let directory = tempfile::tempdir().unwrap();
+        Db::open(&config::Database::default(), directory.path()).await.unwrap().close().await;
+        std::fs::read(directory.path().join(SQLITE_FILE)).unwrap()
+    });
+    let tables = tables.await;
+    DirBuilder::new().mode(0o700).create(data_dir).unwrap();
+    std::fs::write(data_dir.join(SQLITE_FILE), tables).unwrap();
+}
+
 /// A running host. If it is dropped without `stop`, it ends without waiting for requests in flight.
 pub(crate) struct TestHost {
     app: Option<App>,
@@ -183,12 +202,15 @@ impl TestHost {
         secret_watch::watch_log();
         build_components();
         let Setup { mut config, clock, compile, egress, mail, items } = setup;
-        let database = match backend {
-            Backend::Sqlite => None,
-            Backend::Postgres => Some(postgres::database().await?),
-        };
         let directory = tempfile::Builder::new().prefix("wharf-test-").tempdir().unwrap();
         config.server.data_dir = directory.path().join("data");
+        let database = match backend {
+            Backend::Sqlite => {
+                copy_tables(&config.server.data_dir).await;
+                None
+            }
+            Backend::Postgres => Some(postgres::database_of_host().await?),
+        };
         config.database.url = database.as_ref().map(|database| Secret::new(database.url.clone()));
         let mails = match mail {
             Mailing::TestServer => Some(MailServer::start().await),

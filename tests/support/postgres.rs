@@ -14,6 +14,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, postgres::PgConnectOptions};
+use tokio::sync::OnceCell;
+use wharf::config::{self, Secret};
+use wharf::db::Db;
 
 /// The role that Wharf logs in with. It may create roles and databases, as an operator would allow, and is no
 /// superuser.
@@ -35,14 +38,36 @@ pub(crate) struct TestDatabase {
     name: String,
 }
 
-/// Creates a fresh database that the host's role owns. Returns `None` if PostgreSQL is not installed.
+/// Creates an empty database that the host's role owns. Returns `None` if PostgreSQL is not installed.
 pub(crate) async fn database() -> Option<TestDatabase> {
-    let cluster = tokio::task::spawn_blocking(cluster).await.unwrap()?;
+    create("template1").await
+}
+
+/// Creates a database that has the tables of a host. They are created once, and copied for each test: their creation
+/// takes ten times as long.
+pub(crate) async fn database_of_host() -> Option<TestDatabase> {
+    static TABLES: OnceCell<()> = OnceCell::const_new();
+    const TEMPLATE: &str = "host_template";
+    let cluster = running().await?;
+    TABLES
+        .get_or_init(async || {
+            cluster.administer(&format!("CREATE DATABASE {TEMPLATE} OWNER {HOST_ROLE}")).await;
+            let url = Some(Secret::new(cluster.url(TEMPLATE)));
+            let settings = config::Database { url, ..config::Database::default() };
+            Db::open(&settings, &cluster.directory).await.unwrap().close().await;
+        })
+        .await;
+    create(TEMPLATE).await
+}
+
+async fn create(template: &str) -> Option<TestDatabase> {
+    let cluster = running().await?;
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    cluster.administer(&format!("CREATE DATABASE {name} OWNER {HOST_ROLE}")).await;
+    let copy = cluster.copies_files().await;
+    cluster.administer(&format!("CREATE DATABASE {name} OWNER {HOST_ROLE} TEMPLATE {template} {copy}")).await;
     Some(TestDatabase {
-        url: format!("postgres://{HOST_ROLE}:{PASSWORD}@127.0.0.1:{}/{name}", cluster.port),
+        url: cluster.url(&name),
         socket_url: format!(
             "postgres://{HOST_ROLE}:{PASSWORD}@/{name}?host={}&port={}",
             cluster.directory.display(),
@@ -93,7 +118,32 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// Returns the URL of a database for a host.
+    fn url(&self, database: &str) -> String {
+        format!("postgres://{HOST_ROLE}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Returns the option by which a new database is a copy of files. Version 15 logs each page otherwise, which takes
+    /// five times as long, and older ones know no other way and no option.
+    async fn copies_files(&self) -> &'static str {
+        static VERSION: OnceCell<i32> = OnceCell::const_new();
+        let version = VERSION.get_or_init(async || {
+            const VERSION: &str = "SELECT current_setting('server_version_num')::integer";
+            let mut connection = self.connect().await;
+            let version = sqlx::query_scalar(VERSION).fetch_one(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+            version
+        });
+        if *version.await >= 150_000 { "STRATEGY FILE_COPY" } else { "" }
+    }
+
     async fn administer(&self, sql: &str) {
+        let mut connection = self.connect().await;
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    async fn connect(&self) -> sqlx::PgConnection {
         let options = PgConnectOptions::new()
             .host("127.0.0.1")
             .port(self.port)
@@ -101,10 +151,12 @@ impl Cluster {
             .password(PASSWORD)
             .database("postgres")
             .disable_statement_logging();
-        let mut connection = options.connect().await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
+        options.connect().await.unwrap()
     }
+}
+
+async fn running() -> Option<&'static Cluster> {
+    tokio::task::spawn_blocking(cluster).await.unwrap()
 }
 
 fn cluster() -> Option<&'static Cluster> {
@@ -133,8 +185,8 @@ fn binaries() -> Option<PathBuf> {
 
 /// Starts and stops the server in one shell, because the server must end before its directory is removed. `$1` is the
 /// directory of the binaries, `$2` the data directory, `$3` the port. The rest is a prefix that drops root's rights,
-/// because PostgreSQL refuses to run as root. Passwords are sent in clear over loopback: SCRAM takes an unoptimised
-/// client longer than many a test.
+/// because PostgreSQL refuses to run as root. Passwords are sent in clear over loopback and kept as MD5: SCRAM takes an
+/// unoptimised client longer than many a test, and its 4,096 hashes took the server a sixth of its time.
 const WATCHDOG: &str = r#"
 bin=$1 dir=$2 port=$3; shift 3
 printf %s "$PGPASSWORD" >"$dir/password"
@@ -142,7 +194,7 @@ printf %s "$PGPASSWORD" >"$dir/password"
     --pwfile="$dir/password" -N >"$dir/initdb.log" 2>&1 || { cat "$dir/initdb.log" >&2; rm -rf "$dir"; exit 1; }
 "$@" "$bin/postgres" -D "$dir/data" -p "$port" -k "$dir" -h 127.0.0.1 -F \
     -c full_page_writes=off -c synchronous_commit=off -c max_connections=300 -c shared_buffers=32MB \
-    -c max_wal_size=128MB \
+    -c max_wal_size=128MB -c password_encryption=md5 \
     >"$dir/server.log" 2>&1 </dev/null &
 server=$!
 for _ in $(seq 200); do
@@ -151,7 +203,8 @@ for _ in $(seq 200); do
     sleep 0.05
 done
 "$bin/psql" -q -h "$dir" -p "$port" -U postgres -d postgres -c \
-    "CREATE ROLE wharf_host LOGIN CREATEDB CREATEROLE PASSWORD '$PGPASSWORD'" >&2 && echo ready
+    "ALTER ROLE postgres PASSWORD '$PGPASSWORD';
+     CREATE ROLE wharf_host LOGIN CREATEDB CREATEROLE PASSWORD '$PGPASSWORD'" >&2 && echo ready
 exec >/dev/null 2>&1
 cat >/dev/null
 kill -INT $server
