@@ -221,7 +221,8 @@ impl PluginCache {
         if entry.expires.is_some_and(|expires| expires <= self.clock.now()) {
             return false;
         }
-        if entry.tags.is_empty() {
+        // Most often nothing was invalidated since the entry was computed.
+        if entry.tags.is_empty() || self.now_ticket() == entry.ticket {
             return true;
         }
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);

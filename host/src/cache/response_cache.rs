@@ -17,7 +17,7 @@ use percent_encoding::percent_decode_str;
 use sha2::{Digest as _, Sha256};
 
 pub use super::entry::{CachedResponse, Variance};
-use super::entry::{Key, Payload};
+use super::entry::{Entry, Key, Payload};
 pub use super::plugin_cache::MAX_VARYING;
 use super::plugin_cache::{PluginCache, Refusal, remaining};
 pub use super::single_flight::{Lead, Turn, Wait};
@@ -78,8 +78,9 @@ pub struct Fresh {
 impl Target<'_> {
     fn key(&self) -> Box<str> {
         let Self { release, server, caller, path, query } = self;
+        let (number, caller) = (release.to_string(), caller.unwrap_or_default());
         // None of them contains a line break.
-        format!("{release}\n{server}\n{}\n{path}\n{query}", caller.unwrap_or_default()).into()
+        [&number, *server, caller, *path, *query].join("\n").into()
     }
 }
 
@@ -136,12 +137,9 @@ impl PluginCache {
 
     /// Looks up the response to a request, and returns the key under which it is, or would be.
     pub fn response(&self, target: &Target<'_>, request: &impl Selecting) -> (ResponseKey, Found) {
-        let first = target.key();
-        let mut key = ResponseKey(first);
-        let mut entry = self.fresh(&Key::Response(key.0.clone()));
+        let (mut key, mut entry) = self.fresh_response(target.key());
         if let Some(Payload::Variance(variance)) = entry.as_ref().map(|entry| &entry.payload) {
-            key = ResponseKey::of(&key.0, variance, request);
-            entry = self.fresh(&Key::Response(key.0.clone()));
+            (key, entry) = self.fresh_response(ResponseKey::of(&key.0, variance, request).0);
         }
         let Some(entry) = entry else { return (key, Found::Nothing) };
         let found = match entry.payload {
@@ -155,6 +153,14 @@ impl PluginCache {
             Payload::Value(_) | Payload::Variance(_) => Found::Nothing,
         };
         (key, found)
+    }
+
+    /// Returns the key with its entry.
+    fn fresh_response(&self, text: Box<str>) -> (ResponseKey, Option<Entry>) {
+        let key = Key::Response(text);
+        let entry = self.fresh(&key);
+        let (Key::Response(text) | Key::Value(text)) = key;
+        (ResponseKey(text), entry)
     }
 
     /// Joins the computation of a response, or begins one.
