@@ -8,6 +8,7 @@ mod migrations;
 mod outbox;
 mod postgres;
 mod postgres_allowlist;
+mod quick_statements;
 mod sqlite;
 mod sqlite_resource_limits;
 mod statement_limits;

@@ -24,8 +24,9 @@ const MEMORY_KEEP_RESIDENT: usize = 1024 * 1024;
 const TABLE_KEEP_RESIDENT: usize = 64 * 1024;
 /// The stack of a guest, inside the stack of its fiber.
 const WASM_STACK: usize = 512 * 1024;
-/// The stack of a fiber: the guest's stack and the host functions' above it.
-const FIBER_STACK: usize = 1024 * 1024;
+/// The stack of a fiber: the guest's stack, and that of the host functions above it. Statements of SQLite run there too, so
+/// they have as much as on a thread of the runtime, 2 MiB. Memory is taken for what was used only.
+const FIBER_STACK: usize = WASM_STACK + 2 * 1024 * 1024 + 512 * 1024;
 /// The maximum number of handles of a guest's own resources, each of which takes host memory.
 const MAX_HANDLES: usize = 10_000;
 /// The maximum parts of one component. The pool has this many for each call that may run, so that a call that has a

@@ -1,6 +1,6 @@
 //! A plugin's database in a SQLite file. Owns the file, the one connection that writes and the connections that only
-//! read: those of the plugin, and one of the host. Every statement runs on a blocking thread that holds its connection,
-//! so the thread returns the connection clean even if the caller goes away.
+//! read: those of the plugin, and one of the host. A quick statement runs in place (`place`). Every other one runs on a
+//! blocking thread that holds its connection, so the thread returns the connection clean even if the caller goes away.
 
 mod authorizer;
 mod bounded_functions;
@@ -9,8 +9,10 @@ mod control;
 mod error_mapping;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod log_pages;
 mod migrate;
 mod outbox;
+mod place;
 mod plan;
 
 use std::collections::HashSet;
@@ -96,7 +98,7 @@ impl Sqlite {
         let verb = statement::admit(Dialect::Sqlite, &mut statement, limits)?.verb;
         if let Some(readers) = self.readers_for(verb, &statement.sql) {
             let leased = self.lease(readers, limits).await?;
-            let (leased, result, returned) = self.run_on_thread(leased, limits, statement).await?;
+            let (leased, result, returned) = self.run_statement(leased, limits, statement).await?;
             drop(leased);
             match result {
                 Err(RunError::NeedsWriter) => {
@@ -107,8 +109,8 @@ impl Sqlite {
             }
         }
         let leased = self.lease(&self.writer, limits).await?;
-        let (leased, result, _) = self.run_on_thread(leased, limits, statement).await?;
-        drop(leased);
+        let (leased, result, _) = self.run_statement(leased, limits, statement).await?;
+        leased.end();
         or_data_error(result).map(|outcome| (outcome.rows, outcome.affected))
     }
 
@@ -122,25 +124,27 @@ impl Sqlite {
             reads &= statement::admit(Dialect::Sqlite, statement, limits)?.verb.reads();
         }
         let pool = if reads && self.readers.size() > 0 { &self.readers } else { &self.writer };
-        let leased = self.lease(pool, limits).await?;
+        let mut leased = self.lease(pool, limits).await?;
         let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
+        let is_quick =
+            |connection: &Connection| connection.is_quick(&statements) && (reads || connection.commits_quickly(&[]));
+        if let Some(connection) = leased.quick(is_quick) {
+            let done = connection.in_place(|connection| run_batch(connection, begin, limits, &statements));
+            connection.read_log_pages();
+            match done {
+                Some(results) => {
+                    leased.end();
+                    return Ok(results);
+                }
+                None => leased.clean(),
+            }
+        }
         let (time, limits) = (limits.time, limits.clone());
         // The beginning of the transaction has the time of a statement too.
         let count = u32::try_from(statements.len()).unwrap_or(u32::MAX).saturating_add(1);
         let (leased, result) = self
             .on_thread(leased, time.saturating_mul(count), move |connection| {
-                if !reads {
-                    connection.shorten_wal(&limits);
-                }
-                connection.transaction(begin, &limits, |connection| {
-                    let mut budget = ResultBudget::new(&limits);
-                    let mut results = Vec::with_capacity(statements.len());
-                    for statement in &statements {
-                        let outcome = connection.statement(&statement.sql, &statement.params, &limits, &mut budget);
-                        results.push(or_data_error(outcome)?.rows);
-                    }
-                    Ok(results)
-                })
+                run_batch(connection, begin, &limits, &statements)
             })
             .await?;
         drop(leased);
@@ -156,6 +160,7 @@ impl Sqlite {
             limits: limits.clone(),
             leased: Some(leased),
             failed: false,
+            is_short: true,
             messages: Vec::new(),
             message_memory: 0,
         })
@@ -236,13 +241,28 @@ impl Sqlite {
         .unwrap_or(Err(DataError::Unavailable))
     }
 
-    /// Runs one statement on its thread, and returns the statement for a retry.
-    async fn run_on_thread(
+    /// Runs one statement, and returns it for a retry.
+    async fn run_statement(
         &self,
-        leased: LeasedConnection,
+        mut leased: LeasedConnection,
         limits: &StatementLimits,
         statement: Statement,
     ) -> Result<(LeasedConnection, Result<StatementResult, RunError>, Statement), DataError> {
+        let is_quick = |connection: &Connection| {
+            let reads = !connection.is_writable();
+            connection.is_quick(std::slice::from_ref(&statement)) && (reads || connection.commits_quickly(&[]))
+        };
+        if let Some(connection) = leased.quick(is_quick) {
+            let done = connection.in_place(|connection| {
+                let mut budget = ResultBudget::new(limits);
+                connection.statement(&statement.sql, &statement.params, limits, &mut budget)
+            });
+            connection.read_log_pages();
+            match done {
+                Some(result) => return Ok((leased, Ok(result), statement)),
+                None => leased.clean(),
+            }
+        }
         let (time, limits) = (limits.time, limits.clone());
         let (leased, (result, statement)) = self
             .on_thread(leased, time, move |connection| {
@@ -264,7 +284,12 @@ impl Sqlite {
         let Some(connection) = &leased.connection else { return Err(DataError::Unavailable) };
         let guard = connection.control.guard();
         let thread = tokio::task::spawn_blocking(move || {
-            let result = leased.connection.as_deref_mut().map(work);
+            let result = leased.connection.as_deref_mut().map(|connection| {
+                let result = work(connection);
+                connection.read_log_pages();
+                connection.move_long_log();
+                result
+            });
             (leased, result)
         });
         match tokio::time::timeout(limit.saturating_add(GRACE), thread).await {
@@ -276,6 +301,27 @@ impl Sqlite {
             Err(_elapsed) => Err(DataError::time(limit)),
         }
     }
+}
+
+/// Runs statements in a transaction of their own.
+fn run_batch(
+    connection: &mut Connection,
+    begin: &'static str,
+    limits: &StatementLimits,
+    statements: &[Statement],
+) -> Result<Vec<Rows>, DataError> {
+    if begin == "BEGIN IMMEDIATE" {
+        connection.shorten_wal(limits);
+    }
+    connection.transaction(begin, limits, |connection| {
+        let mut budget = ResultBudget::new(limits);
+        let mut results = Vec::with_capacity(statements.len());
+        for statement in statements {
+            let outcome = connection.statement(&statement.sql, &statement.params, limits, &mut budget);
+            results.push(or_data_error(outcome)?.rows);
+        }
+        Ok(results)
+    })
 }
 
 fn digest(text: &str) -> [u8; 32] {
@@ -304,6 +350,8 @@ pub(super) struct Transaction {
     limits: StatementLimits,
     leased: Option<LeasedConnection>,
     failed: bool,
+    /// Set if its statements ran in place, so it has changed little.
+    is_short: bool,
     /// The messages that the commit writes, in order. No plugin can roll back a part of a transaction (`statement`
     /// refuses SAVEPOINT), so all of them belong to the commit.
     messages: Vec<Box<str>>,
@@ -320,19 +368,27 @@ impl Transaction {
         // If this function ends early, for example because the caller goes away, the transaction has failed.
         self.failed = true;
         statement::admit(Dialect::Sqlite, &mut statement, &self.limits)?;
-        let leased = self.leased.take().ok_or_else(DataError::failed_transaction)?;
+        let mut leased = self.leased.take().ok_or_else(DataError::failed_transaction)?;
+        // A later statement cannot run again: SQLite undoes the whole transaction when it interrupts a statement.
+        let is_quick = |connection: &Connection| {
+            !connection.in_transaction() && connection.is_quick(std::slice::from_ref(&statement))
+        };
+        if let Some(connection) = leased.quick(is_quick) {
+            match connection.in_place(|connection| run_in_transaction(connection, &statement, &self.limits)) {
+                Some(outcome) => {
+                    self.failed = !is_begun(&leased);
+                    self.leased = Some(leased);
+                    return Ok((outcome.rows, outcome.affected));
+                }
+                None => leased.clean(),
+            }
+        }
+        self.is_short = false;
         let waits = if is_begun(&leased) { 1 } else { 2 };
         let (time, limits) = (self.limits.time.saturating_mul(waits), self.limits.clone());
         let (leased, result) = self
             .database
-            .on_thread(leased, time, move |connection| {
-                if !connection.in_transaction() {
-                    connection.shorten_wal(&limits);
-                }
-                connection.begin(&limits)?;
-                let mut budget = ResultBudget::new(&limits);
-                or_data_error(connection.statement(&statement.sql, &statement.params, &limits, &mut budget))
-            })
+            .on_thread(leased, time, move |connection| run_in_transaction(connection, &statement, &limits))
             .await?;
         let alive = is_begun(&leased);
         self.leased = Some(leased);
@@ -342,12 +398,30 @@ impl Transaction {
     }
 
     pub(super) async fn rollback(mut self) -> Result<(), DataError> {
+        if self.is_short {
+            // The end of the lease rolls back.
+            return Ok(());
+        }
         if let Some(leased) = self.leased.take().filter(is_begun) {
             let (leased, _) = self.database.on_thread(leased, self.limits.time, Connection::rollback).await?;
             drop(leased);
         }
         Ok(())
     }
+}
+
+/// Runs a statement in the open transaction, or begins one with it.
+fn run_in_transaction(
+    connection: &mut Connection,
+    statement: &Statement,
+    limits: &StatementLimits,
+) -> Result<StatementResult, DataError> {
+    if !connection.in_transaction() {
+        connection.shorten_wal(limits);
+    }
+    connection.begin(limits)?;
+    let mut budget = ResultBudget::new(limits);
+    or_data_error(connection.statement(&statement.sql, &statement.params, limits, &mut budget))
 }
 
 /// Returns whether the connection is in a transaction.

@@ -12,6 +12,8 @@ use rusqlite::{CachedStatement, OpenFlags, StatementStatus, ToSql};
 
 use super::authorizer::authorizer;
 use super::control::{Control, Mode};
+use super::log_pages::LogPages;
+use super::place::{self, QuickRuns, Stopwatch};
 use super::plan::Plan;
 use super::{bounded_functions, error_mapping};
 use crate::db::plugin_data::connection_pool::Reusable;
@@ -75,7 +77,10 @@ pub(super) struct Connection {
     pub(super) control: Arc<Control>,
     /// Set once the table of the outbox is there, committed. Only the deletion of the file removes it.
     pub(super) has_outbox: bool,
-    kept: KeptStatements<Arc<Plan>>,
+    pub(super) kept: KeptStatements<Arc<Plan>>,
+    pub(super) log: LogPages,
+    /// How long it waits for other processes, on a thread.
+    pub(super) patience: Duration,
     /// The texts of the host's own statements, see [`Connection::host_statement`].
     host_texts: Vec<&'static str>,
     writable: bool,
@@ -163,12 +168,15 @@ impl Connection {
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || stop.must_stop()))?;
+        LogPages::watch(&raw);
         let wal = sqlite_file::log_path(file);
         let connection = Self {
             raw,
             control,
             has_outbox: false,
             kept: KeptStatements::new(),
+            log: LogPages::default(),
+            patience: limits.time,
             host_texts: Vec::new(),
             writable,
             disk: u64::MAX,
@@ -177,6 +185,10 @@ impl Connection {
         };
         connection.limit_values(limits.bytes, 0)?;
         Ok(connection)
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        self.writable
     }
 
     pub(super) fn in_transaction(&self) -> bool {
@@ -232,12 +244,14 @@ impl Connection {
     /// Commits. The deadline no longer applies: the commit succeeds or fails.
     pub(super) fn commit(&mut self) -> Result<(), DataError> {
         self.control.clear_deadline();
+        self.control.end_in_place();
         self.run_host("COMMIT")
     }
 
     /// Rolls back a failed transaction; SQLite may have done so already. Returns whether no transaction is open.
     pub(super) fn rollback(&mut self) -> bool {
         self.control.clear_deadline();
+        self.control.end_in_place();
         !self.in_transaction() || self.run_host("ROLLBACK").is_ok() || !self.in_transaction()
     }
 
@@ -249,7 +263,11 @@ impl Connection {
         limits: &StatementLimits,
         budget: &mut ResultBudget<'_>,
     ) -> Result<StatementResult, RunError> {
+        let stopwatch = Stopwatch::start(self);
         let outcome = self.run_statement(sql, params, limits, budget);
+        if let Some(in_place) = self.kept.get(sql).as_ref().and_then(|plan| plan.in_place.as_ref()) {
+            in_place.count(stopwatch.is_quick(self, outcome.is_err()));
+        }
         if self.kept.is_too_large(sql) {
             self.forget(sql);
         }
@@ -332,11 +350,14 @@ impl Connection {
         if !is_long() {
             return Ok(());
         }
+        if self.control.is_in_place() {
+            return Err(DataError::disk(limits));
+        }
         // Within a transaction the checkpoint fails, and the transaction is rolled back.
         self.control.set_mode(Mode::Host);
         let emptied = self.raw.busy_timeout(CHECKPOINT_TIMEOUT).and_then(|()| {
             let emptied = self.raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-            self.raw.busy_timeout(limits.time)?;
+            self.raw.busy_timeout(self.patience)?;
             emptied
         });
         self.control.set_mode(Mode::Statement);
@@ -346,13 +367,15 @@ impl Connection {
     /// Limits the length of SQLite's values to the need of a result of `bytes` bytes, for a statement of `text` bytes.
     pub(super) fn limit_values(&self, bytes: usize, text: usize) -> rusqlite::Result<()> {
         let bytes = bytes.saturating_mul(TEXT_BYTES) / text.max(TEXT_BYTES);
-        let longest = i32::try_from(bytes.saturating_add(ROW_OVERHEAD)).unwrap_or(i32::MAX);
+        let bytes = bytes.saturating_add(ROW_OVERHEAD);
+        let is_in_place = self.control.is_in_place();
+        let longest = i32::try_from(if is_in_place { place::BYTES } else { bytes }).unwrap_or(i32::MAX);
         if self.control.longest() == longest {
             return Ok(());
         }
         self.raw.set_limit(Limit::SQLITE_LIMIT_LENGTH, longest)?;
-        let pattern = LIKE_STEPS / bytes.saturating_add(ROW_OVERHEAD);
-        let pattern = i32::try_from(pattern.clamp(50, 1_000)).unwrap_or(1_000);
+        let pattern = i32::try_from((LIKE_STEPS / bytes).clamp(50, 1_000)).unwrap_or(1_000);
+        let pattern = if is_in_place { place::PATTERN } else { pattern };
         self.raw.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, pattern)?;
         self.control.set_longest(longest);
         Ok(())
@@ -388,11 +411,22 @@ impl Connection {
             let name = statement.parameter_name(position).and_then(|name| name.strip_prefix('$')?.parse().ok());
             parameters.push(name.ok_or_else(|| DataError::invalid("parameters are written $1, $2, …"))?);
         }
-        let plan = Arc::new(Plan::of(&statement, parameters));
         let bytes = memory(&statement);
+        let plan = Arc::new(Plan::of(&statement, parameters, self.quick_runs()));
         drop(statement);
         self.kept.insert(sql, Arc::clone(&plan), plan.columns.len(), bytes);
         Ok(plan)
+    }
+
+    /// Returns the counter of a new statement's quick runs. A file with a virtual table has none: a full-text search works
+    /// long without a check.
+    fn quick_runs(&self) -> Option<QuickRuns> {
+        const VIRTUAL: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND rootpage = 0)";
+        let mode = self.control.mode();
+        self.control.set_mode(Mode::Host);
+        let has_virtual = self.raw.query_row(VIRTUAL, [], |row| row.get(0));
+        self.control.set_mode(mode);
+        matches!(has_virtual, Ok(false)).then(QuickRuns::default)
     }
 
     fn run(
@@ -415,14 +449,14 @@ impl Connection {
         let mut rows = statement.raw_query();
         while let Some(row) = rows.next().map_err(failed)? {
             if values.is_empty() {
-                renewed = plan.renewed(row.as_ref());
+                renewed = plan.renewed(row.as_ref(), || self.quick_runs());
             }
             budget.row()?;
             values.push(cells(row, renewed.as_ref().unwrap_or(plan), budget, failed)?);
         }
         drop(rows);
         let affected = if plan.reads { 0 } else { self.raw.changes() };
-        if let Some(plan) = renewed.or_else(|| plan.renewed(&statement)) {
+        if let Some(plan) = renewed.or_else(|| plan.renewed(&statement, || self.quick_runs())) {
             statement.reset_status(StatementStatus::RePrepare);
             let columns = plan.columns.clone();
             let bytes = memory(&statement);

@@ -1,10 +1,11 @@
 //! Controls a running statement from outside: its deadline, its cancellation, and its mode. Shared by the connection,
 //! its callbacks and the caller that waits for the statement.
 
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::place;
 use crate::clock::{coarse_nanos, monotonic_nanos};
 use crate::db::sqlite_memory::{Denial, MeteredStatement};
 
@@ -31,6 +32,12 @@ pub(super) struct Control {
     /// The longest value that the connection may create; 0 before it is set.
     longest: AtomicI32,
     denial: Mutex<Option<Denial>>,
+    /// The checks of this statement.
+    checks: AtomicU32,
+    /// The checks of all statements of the work in place.
+    checks_in_place: AtomicU32,
+    /// The end of the work in place, as `deadline`; `u64::MAX` on a thread.
+    in_place_until: AtomicU64,
 }
 
 impl Control {
@@ -42,6 +49,9 @@ impl Control {
             mode: AtomicU8::new(0),
             longest: AtomicI32::new(0),
             denial: Mutex::default(),
+            checks: AtomicU32::new(0),
+            checks_in_place: AtomicU32::new(0),
+            in_place_until: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -77,8 +87,42 @@ impl Control {
 
     /// Sets the deadline to `limit` from now.
     pub(super) fn set_deadline(&self, limit: Duration) {
-        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        self.deadline.store(monotonic_nanos().saturating_add(limit), Ordering::Relaxed);
+        self.deadline.store(after(limit), Ordering::Relaxed);
+    }
+
+    /// Starts a new run, in place.
+    pub(super) fn begin_in_place(&self) {
+        self.run.fetch_add(1, Ordering::Relaxed);
+        self.checks_in_place.store(0, Ordering::Relaxed);
+        self.in_place_until.store(after(place::TIME), Ordering::Relaxed);
+    }
+
+    /// Ends the run in place. A commit or a rollback is not interrupted.
+    pub(super) fn end_in_place(&self) {
+        self.in_place_until.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_in_place(&self) -> bool {
+        self.in_place_until.load(Ordering::Relaxed) != u64::MAX
+    }
+
+    /// Returns the checks since [`restart_checks`](Self::restart_checks).
+    pub(super) fn checks(&self) -> u32 {
+        self.checks.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn restart_checks(&self) {
+        self.checks.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts a check. Returns whether work in place must stop.
+    fn must_leave(&self) -> bool {
+        self.checks.fetch_add(1, Ordering::Relaxed);
+        if !self.is_in_place() {
+            return false;
+        }
+        let checks = self.checks_in_place.fetch_add(1, Ordering::Relaxed);
+        checks >= place::CHECKS || monotonic_nanos() >= self.in_place_until.load(Ordering::Relaxed)
     }
 
     /// Removes the deadline and starts a new run, so that the host's cleanup is not interrupted.
@@ -97,13 +141,19 @@ impl Control {
 impl MeteredStatement for Control {
     /// SQLite calls this every few instructions, and when it allocates.
     fn must_stop(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed) == self.run.load(Ordering::Relaxed)
+        self.must_leave()
+            || self.cancelled.load(Ordering::Relaxed) == self.run.load(Ordering::Relaxed)
             || coarse_nanos() >= self.deadline.load(Ordering::Relaxed)
     }
 
     fn set_denial(&self, denial: Option<Denial>) {
         *self.denial.lock().unwrap_or_else(PoisonError::into_inner) = denial;
     }
+}
+
+/// Returns the monotonic time after `limit`, in nanoseconds.
+fn after(limit: Duration) -> u64 {
+    monotonic_nanos().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX))
 }
 
 pub(super) struct CancelGuard(Option<(Arc<Control>, u64)>);

@@ -1,8 +1,8 @@
 //! The outbox in a plugin's file. Messages are appended and deleted on the connection that writes, and read on a
 //! connection of the host, which waits for no transaction of the plugin.
 //!
-//! A transaction keeps its messages in memory, and its commit writes them on the same thread: each change of threads
-//! would lengthen the time for which other writers wait. So a message that does not fit on the disk fails the commit.
+//! A transaction keeps its messages in memory, and its commit writes them in the same place: each change of threads would
+//! lengthen the time for which other writers wait. So a message that does not fit on the disk fails the commit.
 
 use std::time::Duration;
 
@@ -93,11 +93,17 @@ impl Transaction {
     /// Writes the messages and commits. If either fails, nothing of the transaction is there. If the time runs out, the
     /// commit may have gone through. All messages together have the time of one statement.
     pub(in crate::db::plugin_data) async fn commit(self) -> Result<(), DataError> {
-        let Self { database, limits, leased, failed, messages, .. } = self;
-        let Some(leased) = leased.filter(|_| !failed) else { return Err(DataError::failed_transaction()) };
+        let Self { database, limits, leased, failed, is_short, messages, .. } = self;
+        let Some(mut leased) = leased.filter(|_| !failed) else { return Err(DataError::failed_transaction()) };
         if messages.is_empty() && !is_begun(&leased) {
             // No statement has begun the transaction.
             return Ok(());
+        }
+        let is_quick = |connection: &Connection| is_short && connection.commits_quickly(&messages);
+        if let Some(connection) = leased.quick(is_quick) {
+            let committed = connection.commit_in_place(|connection| commit(connection, &messages, &limits));
+            leased.end();
+            return committed;
         }
         let time = commit_time(&limits);
         let (leased, committed) =

@@ -2,6 +2,8 @@
 
 use rusqlite::StatementStatus;
 
+use super::place::QuickRuns;
+
 #[derive(Debug)]
 pub(super) struct Plan {
     /// The number `n` of `$n` for each of SQLite's parameters, which SQLite numbers by first appearance.
@@ -10,22 +12,31 @@ pub(super) struct Plan {
     /// Columns declared BOOLEAN.
     pub(super) booleans: Vec<bool>,
     pub(super) reads: bool,
+    /// `None` if the statement never runs in place.
+    pub(super) in_place: Option<QuickRuns>,
 }
 
 impl Plan {
-    pub(super) fn of(statement: &rusqlite::Statement<'_>, parameters: Vec<usize>) -> Self {
+    pub(super) fn of(statement: &rusqlite::Statement<'_>, parameters: Vec<usize>, in_place: Option<QuickRuns>) -> Self {
         let columns = statement.columns();
         Self {
             parameters,
             booleans: columns.iter().map(|column| is_boolean(column.decl_type())).collect(),
             columns: columns.iter().map(|column| column.name().to_owned()).collect(),
             reads: statement.readonly(),
+            in_place,
         }
     }
 
-    /// Returns a new plan if SQLite recompiled the statement because the schema had changed.
-    pub(super) fn renewed(&self, statement: &rusqlite::Statement<'_>) -> Option<Self> {
-        (statement.get_status(StatementStatus::RePrepare) > 0).then(|| Self::of(statement, self.parameters.clone()))
+    /// Returns a new plan if SQLite recompiled the statement because the schema had changed. The new schema decides whether
+    /// the statement may run in place.
+    pub(super) fn renewed(
+        &self,
+        statement: &rusqlite::Statement<'_>,
+        in_place: impl FnOnce() -> Option<QuickRuns>,
+    ) -> Option<Self> {
+        let is_recompiled = statement.get_status(StatementStatus::RePrepare) > 0;
+        is_recompiled.then(|| Self::of(statement, self.parameters.clone(), in_place()))
     }
 }
 
