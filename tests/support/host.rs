@@ -16,7 +16,7 @@ use wharf::app::{App, Environment};
 use wharf::auth::HashCost;
 use wharf::clock::{Clock, Timestamp};
 use wharf::config::{self, Config, Secret, Sources};
-use wharf::db::{Db, SQLITE_FILE};
+use wharf::db::Db;
 use wharf::egress::{EgressEnvironment, Resolver};
 use wharf::http::live_events::Intervals;
 use wharf::plugin::Compile;
@@ -170,15 +170,16 @@ impl Setup {
 /// Gives a host the file of its database with its tables. They are created once, and copied for each test: their creation
 /// takes longer than many a test.
 async fn copy_tables(data_dir: &Path) {
+    const FILE: &str = "wharf.sqlite";
     static TABLES: OnceCell<Vec<u8>> = OnceCell::const_new();
     let tables = TABLES.get_or_init(async || {
         let directory = tempfile::tempdir().unwrap();
         Db::open(&config::Database::default(), directory.path()).await.unwrap().close().await;
-        std::fs::read(directory.path().join(SQLITE_FILE)).unwrap()
+        std::fs::read(directory.path().join(FILE)).unwrap()
     });
     let tables = tables.await;
     DirBuilder::new().mode(0o700).create(data_dir).unwrap();
-    std::fs::write(data_dir.join(SQLITE_FILE), tables).unwrap();
+    std::fs::write(data_dir.join(FILE), tables).unwrap();
 }
 
 /// A running host. If it is dropped without `stop`, it ends without waiting for requests in flight.

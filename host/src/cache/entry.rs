@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use moka::Expiry;
 
@@ -79,9 +78,9 @@ impl Expiry<Key, Entry> for PerEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedResponse {
     /// The status.
-    pub status: StatusCode,
-    /// The headers, as they are sent.
-    pub headers: HeaderMap,
+    pub status: u16,
+    /// The headers, checked.
+    pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Bytes,
     /// When it was stored.
@@ -92,7 +91,7 @@ pub struct CachedResponse {
 
 impl CachedResponse {
     pub(super) fn weight(&self) -> usize {
-        self.body.len() + self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
+        self.body.len() + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
     }
 }
 

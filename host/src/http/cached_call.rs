@@ -11,9 +11,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::{AGE, DATE, HOST, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE};
+use axum::http::header::{AGE, HOST, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, Method};
 use bytes::Bytes;
 
 use super::cache_rules::{self, RequestDirectives, Storable};
@@ -175,7 +175,7 @@ async fn respond_cached(host: &Arc<Host>, cached: &CachedRoute, mut call: Plugin
         let (key, found) = wanted.look_up();
         match found {
             Found::Response(fresh) if !is_conditional && directives.accept(fresh.age, fresh.left) => {
-                return Ok(reuse(call.release, &fresh));
+                return reuse(call.release, &fresh);
             }
             Found::Response(_) | Found::Nothing => {}
             Found::Uncacheable => break,
@@ -250,11 +250,9 @@ async fn fill(
         headers.push(("etag".to_owned(), if may_vary { format!("W/{tag}") } else { tag }));
     }
     let (now, ttl) = (cache.time(), Duration::from_millis(wanted.cached.policy.ttl_ms.into()));
-    let storable = cache_rules::storable(status, &headers, ttl, now);
-    let reply = plugin_call::response(status, &headers, body)?;
-    let is_stored = match storable {
+    let is_stored = match cache_rules::storable(status, &headers, ttl, now) {
         Some(storable) if may_store => {
-            let response = to_cache(&reply, &storable, now)?;
+            let response = to_cache(status, &headers, &body, &storable, now);
             wanted.store(response, storable, depends_on_caller, ticket)
         }
         _ => false,
@@ -262,23 +260,34 @@ async fn fill(
     if !is_stored {
         mark_uncacheable(status);
     }
-    Ok(reply)
+    plugin_call::response(status, &headers, body)
 }
 
 /// Returns the response to keep. It has the date of its origin; its age is added whenever it is sent.
-fn to_cache(reply: &Reply, storable: &Storable, now: Timestamp) -> Result<CachedResponse> {
-    let mut headers = reply.headers.clone();
-    headers.remove(AGE);
-    headers.append(DATE, HeaderValue::from_str(&cache_rules::http_date(now)).map_err(Error::internal)?);
-    Ok(CachedResponse { status: reply.status, headers, body: reply.body.clone(), stored: now, age: storable.age })
+fn to_cache(
+    status: u16,
+    headers: &[(String, String)],
+    body: &Bytes,
+    storable: &Storable,
+    now: Timestamp,
+) -> CachedResponse {
+    let others = headers.iter().filter(|(name, _)| name != "age").cloned();
+    let date = ("date".to_owned(), cache_rules::http_date(now));
+    CachedResponse {
+        status,
+        headers: others.chain([date]).collect(),
+        body: body.clone(),
+        stored: now,
+        age: storable.age,
+    }
 }
 
 /// Returns the reply that a cached response becomes.
-fn reuse(release: &Release, fresh: &Fresh) -> Reply {
+fn reuse(release: &Release, fresh: &Fresh) -> Result<Reply> {
     release.stats.count(CallOutcome::Cached);
     let CachedResponse { status, headers, body, .. } = &*fresh.response;
-    let reply = Reply { status: *status, headers: headers.clone(), body: body.clone() };
-    reply.with_header(AGE, fresh.age.as_secs().into())
+    let reply = plugin_call::response(*status, headers, body.clone())?;
+    Ok(reply.with_header(AGE, fresh.age.as_secs().into()))
 }
 
 /// A call that other requests wait for. It owns what it needs, because its own request may leave.

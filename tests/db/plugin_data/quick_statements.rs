@@ -120,7 +120,7 @@ async fn a_read_that_becomes_slow_ends_at_its_time(fixture: &Fixture) {
         for _ in 0..ROUNDS {
             assert_eq!(counted(3).await, Ok(vec![vec![Value::Integer(3)]]));
         }
-        let slow = counted(i64::MAX).await;
+        let slow = counted(i32::MAX.into()).await;
         assert!(matches!(slow, Err(DataError::Limit(LimitKind::Time, _))), "{slow:?}");
     }
 }
@@ -136,6 +136,22 @@ async fn a_long_value_arrives_after_many_short_ones(fixture: &Fixture) {
         let read = query(&database, "SELECT text, text LIKE '%x' FROM note", &[]).await.unwrap();
         assert_eq!(read.values[0][0], text(value));
     }
+}
+
+/// Statements of about the length that is allowed in place. SQLite can stop one after its last instruction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_stopped_at_its_end_happens_once() {
+    let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let database = numbers(&fixture).await;
+    let mut expected = 0;
+    for rows in (400..1_400).step_by(13) {
+        for rows in [1].repeat(33).into_iter().chain([rows]) {
+            assert_eq!(execute(&database, FILL, &[Value::Integer(rows)]).await.map(i64::try_from), Ok(Ok(rows)));
+            expected += rows;
+        }
+        assert_eq!(sum(&database).await, Value::Integer(expected), "{rows}");
+    }
+    fixture.stop().await;
 }
 
 /// There is one thread for everything, and the slow statement does not keep it.

@@ -1,4 +1,3 @@
-use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 
 use super::*;
@@ -29,7 +28,7 @@ fn cache() -> Arc<PluginCache> {
 
 fn response(body: &'static str) -> CachedResponse {
     let (stored, age, body) = (Timestamp(0), Duration::ZERO, Bytes::from_static(body.as_bytes()));
-    CachedResponse { status: StatusCode::OK, headers: HeaderMap::new(), body, stored, age }
+    CachedResponse { status: 200, headers: vec![], body, stored, age }
 }
 
 fn store(cache: &PluginCache, request: &Request, body: &'static str, variance: Variance, ticket: Ticket) {

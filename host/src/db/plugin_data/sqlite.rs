@@ -9,7 +9,9 @@ mod control;
 mod error_mapping;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod in_place;
 mod log_pages;
+mod log_upkeep;
 mod migrate;
 mod outbox;
 mod place;
@@ -130,7 +132,7 @@ impl Sqlite {
             |connection: &Connection| connection.is_quick(&statements) && (reads || connection.commits_quickly(&[]));
         if let Some(connection) = leased.quick(is_quick) {
             let done = connection.in_place(|connection| run_batch(connection, begin, limits, &statements));
-            connection.read_log_pages();
+            connection.log.read();
             match done {
                 Some(results) => {
                     leased.end();
@@ -257,7 +259,7 @@ impl Sqlite {
                 let mut budget = ResultBudget::new(limits);
                 connection.statement(&statement.sql, &statement.params, limits, &mut budget)
             });
-            connection.read_log_pages();
+            connection.log.read();
             match done {
                 Some(result) => return Ok((leased, Ok(result), statement)),
                 None => leased.clean(),
@@ -286,7 +288,7 @@ impl Sqlite {
         let thread = tokio::task::spawn_blocking(move || {
             let result = leased.connection.as_deref_mut().map(|connection| {
                 let result = work(connection);
-                connection.read_log_pages();
+                connection.log.read();
                 connection.move_long_log();
                 result
             });

@@ -12,6 +12,7 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Error, ErrorCode, ToSql, ffi};
 
 use super::control::Control;
+use super::place;
 use crate::db::sqlite_memory::MeteredStatement;
 
 /// The reason why a call may be too expensive.
@@ -70,7 +71,7 @@ pub(super) fn install(raw: &rusqlite::Connection, control: &Arc<Control>) -> rus
     for (name, arguments, cost) in BOUNDED {
         let (control, originals) = (Arc::clone(control), Arc::clone(&originals));
         raw.create_scalar_function(name, arguments, flags, move |call| {
-            check(call, name, cost)?;
+            check(call, name, cost, &control)?;
             if control.must_stop() {
                 return Err(Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERRUPT), None));
             }
@@ -86,10 +87,11 @@ pub(super) fn install(raw: &rusqlite::Connection, control: &Arc<Control>) -> rus
     Ok(())
 }
 
-fn check(call: &Context<'_>, name: &str, cost: Cost) -> rusqlite::Result<()> {
+fn check(call: &Context<'_>, name: &str, cost: Cost, control: &Control) -> rusqlite::Result<()> {
     let arguments = || (0..call.len()).map(|index| call.get_raw(index));
     let refused = match cost.pairs() {
         Some(max) => {
+            let max = if control.is_in_place() { place::COMPARISONS } else { max };
             let pairs = arguments().take(2).fold(1_usize, |pairs, value| pairs.saturating_mul(length(value)));
             (pairs > max).then(|| format!("{name}: the values are too long to be compared"))
         }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
@@ -13,7 +13,7 @@ use rusqlite::{CachedStatement, OpenFlags, StatementStatus, ToSql};
 use super::authorizer::authorizer;
 use super::control::{Control, Mode};
 use super::log_pages::LogPages;
-use super::place::{self, QuickRuns, Stopwatch};
+use super::place::{self, QuickRuns};
 use super::plan::Plan;
 use super::{bounded_functions, error_mapping};
 use crate::db::plugin_data::connection_pool::Reusable;
@@ -30,12 +30,6 @@ const ROW_OVERHEAD: usize = 64 * 1024;
 
 /// The maximum number of pages of a SQLite file (<https://sqlite.org/limits.html>, 13).
 const MAX_PAGES: i64 = 4_294_967_294;
-
-/// The bytes that the write-ahead log may have in addition to the limit on the file: SQLite restarts the log after 4
-/// MiB if no reader is active.
-const WAL_BYTES: u64 = 64 * 1024 * 1024;
-/// The longest wait for readers before the log is truncated.
-const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The number of SQLite's virtual machine instructions between two checks of the deadline. With the longest values one
 /// instruction may take ten milliseconds; with short ones it is fifty times as fast as a check.
@@ -86,9 +80,10 @@ pub(super) struct Connection {
     writable: bool,
     /// The limit on disk for which SQLite's limit on pages was set.
     disk: u64,
-    wal: PathBuf,
+    pub(super) file: PathBuf,
+    pub(super) wal: PathBuf,
     /// Set if the log was within its limit before the latest transaction of the plugin, until a statement writes.
-    is_wal_short: bool,
+    pub(super) is_wal_short: bool,
 }
 
 struct Parameter<'a>(&'a Value);
@@ -180,6 +175,7 @@ impl Connection {
             host_texts: Vec::new(),
             writable,
             disk: u64::MAX,
+            file: file.to_owned(),
             wal,
             is_wal_short: false,
         };
@@ -263,15 +259,22 @@ impl Connection {
         limits: &StatementLimits,
         budget: &mut ResultBudget<'_>,
     ) -> Result<StatementResult, RunError> {
-        let stopwatch = Stopwatch::start(self);
+        self.control.restart_checks();
+        let (began, is_in_place) = (Instant::now(), self.control.is_in_place());
         let outcome = self.run_statement(sql, params, limits, budget);
         if let Some(in_place) = self.kept.get(sql).as_ref().and_then(|plan| plan.in_place.as_ref()) {
-            in_place.count(stopwatch.is_quick(self, outcome.is_err()));
+            in_place.count(self.was_quick(began, is_in_place && outcome.is_err()));
         }
         if self.kept.is_too_large(sql) {
             self.forget(sql);
         }
         outcome
+    }
+
+    /// Forgets all compiled statements of the plugin, and so what is known of them.
+    pub(super) fn forget_all(&mut self) {
+        self.kept.clear();
+        self.raw.flush_prepared_statement_cache();
     }
 
     /// Forgets a compiled statement.
@@ -283,8 +286,9 @@ impl Connection {
         }
     }
 
-    /// Outside a transaction, a statement that writes and returns rows gets its own transaction: if its result hits a
-    /// limit, the write must be rolled back.
+    /// Outside a transaction, a statement that writes gets its own transaction. If its result hits a limit, the write must be
+    /// rolled back. SQLite looks at the deadline also after the last instruction, so without one, a statement that was
+    /// stopped could have committed.
     fn run_statement(
         &mut self,
         sql: &str,
@@ -304,7 +308,7 @@ impl Connection {
                 self.limit_wal(limits)?;
             }
         }
-        if plan.reads || plan.columns.is_empty() || self.in_transaction() {
+        if plan.reads || self.in_transaction() {
             return Ok(self.run(sql, &plan, params, limits, budget)?);
         }
         self.run_host("BEGIN IMMEDIATE")?;
@@ -332,36 +336,6 @@ impl Connection {
             applied = self.limit_disk(limits.disk);
         }
         applied.map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits)))
-    }
-
-    /// Limits the write-ahead log before a transaction, because nothing can shorten it within one. If it stays too
-    /// long, the first statement that writes looks again and fails. Otherwise that statement does not look: only
-    /// another process, for which the transaction waited at its beginning, can have written meanwhile.
-    pub(super) fn shorten_wal(&mut self, limits: &StatementLimits) {
-        // The deadline of an earlier statement may have passed.
-        self.control.set_deadline(limits.time);
-        self.is_wal_short = self.limit_wal(limits).is_ok();
-    }
-
-    /// Limits the write-ahead log: SQLite does not restart it while there is always a reader of an older state.
-    pub(super) fn limit_wal(&mut self, limits: &StatementLimits) -> Result<(), DataError> {
-        let most = limits.disk.saturating_add(WAL_BYTES);
-        let is_long = || std::fs::metadata(&self.wal).is_ok_and(|log| log.len() > most);
-        if !is_long() {
-            return Ok(());
-        }
-        if self.control.is_in_place() {
-            return Err(DataError::disk(limits));
-        }
-        // Within a transaction the checkpoint fails, and the transaction is rolled back.
-        self.control.set_mode(Mode::Host);
-        let emptied = self.raw.busy_timeout(CHECKPOINT_TIMEOUT).and_then(|()| {
-            let emptied = self.raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-            self.raw.busy_timeout(self.patience)?;
-            emptied
-        });
-        self.control.set_mode(Mode::Statement);
-        if emptied.is_ok_and(|busy| busy == 0) || !is_long() { Ok(()) } else { Err(DataError::disk(limits)) }
     }
 
     /// Limits the length of SQLite's values to the need of a result of `bytes` bytes, for a statement of `text` bytes.
@@ -400,8 +374,7 @@ impl Connection {
             return Err(DataError::invalid("not authorized"));
         }
         if self.kept.is_full() {
-            self.kept.clear();
-            self.raw.flush_prepared_statement_cache();
+            self.forget_all();
         }
         let _meter = Meter::start(&self.control, limits.bytes);
         let failed = |error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits));
@@ -412,21 +385,10 @@ impl Connection {
             parameters.push(name.ok_or_else(|| DataError::invalid("parameters are written $1, $2, …"))?);
         }
         let bytes = memory(&statement);
-        let plan = Arc::new(Plan::of(&statement, parameters, self.quick_runs()));
+        let plan = Arc::new(Plan::of(&statement, parameters, self.quick_runs(sql)));
         drop(statement);
         self.kept.insert(sql, Arc::clone(&plan), plan.columns.len(), bytes);
         Ok(plan)
-    }
-
-    /// Returns the counter of a new statement's quick runs. A file with a virtual table has none: a full-text search works
-    /// long without a check.
-    fn quick_runs(&self) -> Option<QuickRuns> {
-        const VIRTUAL: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND rootpage = 0)";
-        let mode = self.control.mode();
-        self.control.set_mode(Mode::Host);
-        let has_virtual = self.raw.query_row(VIRTUAL, [], |row| row.get(0));
-        self.control.set_mode(mode);
-        matches!(has_virtual, Ok(false)).then(QuickRuns::default)
     }
 
     fn run(
@@ -449,14 +411,14 @@ impl Connection {
         let mut rows = statement.raw_query();
         while let Some(row) = rows.next().map_err(failed)? {
             if values.is_empty() {
-                renewed = plan.renewed(row.as_ref(), || self.quick_runs());
+                renewed = plan.renewed(row.as_ref(), || self.quick_runs(sql));
             }
             budget.row()?;
             values.push(cells(row, renewed.as_ref().unwrap_or(plan), budget, failed)?);
         }
         drop(rows);
         let affected = if plan.reads { 0 } else { self.raw.changes() };
-        if let Some(plan) = renewed.or_else(|| plan.renewed(&statement, || self.quick_runs())) {
+        if let Some(plan) = renewed.or_else(|| plan.renewed(&statement, || self.quick_runs(sql))) {
             statement.reset_status(StatementStatus::RePrepare);
             let columns = plan.columns.clone();
             let bytes = memory(&statement);

@@ -77,7 +77,8 @@ fn is_disk_full(connection: &rusqlite::Connection) -> bool {
     left.is_none_or(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < MIN_FREE_BYTES)
 }
 
-fn may_log_now() -> bool {
+/// Returns whether a failure of the plugins' databases may be logged: a plugin can cause many.
+pub(super) fn may_log_now() -> bool {
     static LAST_LOGGED: Mutex<Option<Instant>> = Mutex::new(None);
     let mut last_logged = LAST_LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
     let now = last_logged.is_none_or(|last_logged| last_logged.elapsed() >= LOG_INTERVAL);

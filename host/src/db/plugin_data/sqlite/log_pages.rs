@@ -1,11 +1,9 @@
-//! The pages of the write-ahead log of a connection that writes. SQLite would move them into the file within the commit
-//! that makes the log long. That waits for the disk, so it is done after a commit, on a thread that may block.
+//! The pages of the write-ahead log of a connection that writes, counted. SQLite would move them into the file within the
+//! commit that makes the log long. That waits for the disk, so `log_upkeep` does it after a commit, on a thread that may
+//! block.
 
 use std::cell::Cell;
 use std::ffi::c_int;
-
-use super::connection::Connection;
-use super::control::Mode;
 
 /// The pages from which the log is moved, as in SQLite itself.
 const LONG: c_int = 1_000;
@@ -25,6 +23,23 @@ pub(super) struct LogPages {
 }
 
 impl LogPages {
+    /// Learns what the work on this thread did to the log. Call it after each work.
+    pub(super) fn read(&mut self) {
+        let pages = PAGES.take();
+        if pages > 0 {
+            self.pages = pages;
+        }
+    }
+
+    pub(super) fn is_long(&self) -> bool {
+        self.pages >= LONG
+    }
+
+    /// The log was moved.
+    pub(super) fn clear(&mut self) {
+        self.pages = 0;
+    }
+
     /// Tells SQLite to leave the log to this module.
     pub(super) fn watch(raw: &rusqlite::Connection) {
         raw.wal_hook(Some(|_, pages| {
@@ -36,35 +51,5 @@ impl LogPages {
     /// Returns whether the next commit only appends to the log.
     pub(super) fn only_grows(&self) -> bool {
         (1..LONG).contains(&self.pages)
-    }
-}
-
-impl Connection {
-    /// Learns what the work on this thread did to the log. Call it after each work.
-    pub(super) fn read_log_pages(&mut self) {
-        let pages = PAGES.take();
-        if pages > 0 {
-            self.log.pages = pages;
-        }
-    }
-
-    /// Returns whether the log has to be moved into the file.
-    pub(super) fn has_long_log(&self) -> bool {
-        self.log.pages >= LONG
-    }
-
-    /// Moves a long log into the file, as far as no reader needs it. Waits for the disk, and for no reader.
-    pub(super) fn move_long_log(&mut self) {
-        if !self.has_long_log() || self.in_transaction() {
-            return;
-        }
-        self.log.pages = 0;
-        self.control.clear_deadline();
-        self.control.set_mode(Mode::Host);
-        let moved = self.raw.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-        if let Err(error) = moved {
-            // The commits are safe in the log, and the next one tries again.
-            tracing::warn!(error = &error as &dyn std::error::Error, "cannot move the log of a plugin's database");
-        }
     }
 }

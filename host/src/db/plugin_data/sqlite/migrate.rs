@@ -2,6 +2,7 @@
 //! out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, params};
@@ -23,6 +24,7 @@ impl Sqlite {
         migrations: Vec<Migration>,
     ) -> Result<Vec<String>, MigrationError> {
         let leased = self.lease(&self.writer, &self.limits).await?;
+        let readers = Arc::clone(&self.readers);
         let limits = StatementLimits { time: MIGRATION_TIME, ..self.limits.clone() };
         let (leased, result) = self
             .on_thread(leased, MIGRATION_TIME, move |connection| {
@@ -30,6 +32,9 @@ impl Sqlite {
                 if result.is_err() {
                     connection.rollback();
                 }
+                // What is known of a statement holds for the tables that it was compiled for.
+                connection.forget_all();
+                drop(readers.stale(Duration::ZERO));
                 result
             })
             .await

@@ -99,7 +99,8 @@ impl Transaction {
             // No statement has begun the transaction.
             return Ok(());
         }
-        let is_quick = |connection: &Connection| is_short && connection.commits_quickly(&messages);
+        let is_quick =
+            |connection: &Connection| is_short && connection.in_transaction() && connection.commits_quickly(&messages);
         if let Some(connection) = leased.quick(is_quick) {
             let committed = connection.commit_in_place(|connection| commit(connection, &messages, &limits));
             leased.end();

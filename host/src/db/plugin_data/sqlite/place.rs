@@ -1,5 +1,6 @@
-//! Where work with a connection runs. Short work runs in place, on the thread of its caller: a change of threads takes as
-//! long as the work, and the next writer waits for it too. Everything else runs on a thread that may block.
+//! The bounds of work in place. Short work runs in place, on the thread of its caller: a change of threads takes as
+//! long as the work, and the next writer waits for it too. Everything else runs on a thread that may block. `in_place`
+//! runs the work, and `control` checks the bounds.
 //!
 //! The thread of the caller serves other requests too, and a plugin chooses its statements and its data. So work in place
 //! is bounded, whatever the statement does: by instructions and time, by the length of values, and it waits for nothing.
@@ -7,126 +8,81 @@
 //! only runs in place after it was quick many times.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
-
-use tokio::task::spawn_blocking;
-
-use super::connection::Connection;
-use crate::db::plugin_data::connection_pool::Reusable as _;
-use crate::db::plugin_data::value::Statement;
+use std::time::Duration;
 
 /// The checks (`connection::INSTRUCTIONS_PER_CHECK`) of quick work: 10,000 instructions, which take about a millisecond.
 pub(super) const CHECKS: u32 = 200;
 /// The time of quick work. The system can interrupt the thread meanwhile, so it is longer than the checks take.
 pub(super) const TIME: Duration = Duration::from_millis(5);
-/// The longest value in place, and the length of all parameters. One instruction with such a value takes some
-/// microseconds.
-pub(super) const BYTES: usize = 32 * 1024;
-/// The longest pattern of LIKE and GLOB in place. No check interrupts the comparison of one text.
-pub(super) const PATTERN: i32 = 50;
+/// The longest value and row in place, and the length of all parameters with the texts. Most instructions with such a value
+/// take some microseconds.
+pub(super) const BYTES: usize = 4 * 1024;
+/// The longest pattern of LIKE and GLOB in place: 100,000 steps with the longest value. No check interrupts them.
+pub(super) const PATTERN: i32 = 24;
+/// The maximum number of comparisons of one function in place, see `bounded_functions`.
+pub(super) const COMPARISONS: usize = 1 << 20;
+/// The longest text of a statement, and its maximum number of calls of functions: SQLite only checks at a jump.
+pub(super) const TEXT: usize = 2 * 1024;
+const FUNCTIONS: usize = 16;
+/// The largest file, with its log, for an instruction that visits each page of a table: COUNT(*) and DELETE without a
+/// condition.
+pub(super) const FILE: u64 = 16 * 1024 * 1024;
 /// The maximum number of statements in one batch in place, and of messages in one commit.
-const STATEMENTS: usize = 8;
+pub(super) const STATEMENTS: usize = 8;
 /// How often a statement has to be quick before it runs in place, also after it was not. So a plugin whose statements turn
 /// out to be slow takes the thread of its caller for a small part of the time.
 const QUICK_RUNS: u8 = 32;
 
-/// The latest quick runs of a statement.
-#[derive(Debug, Default)]
-pub(super) struct QuickRuns(AtomicU8);
+/// The latest quick runs of a statement that may run in place.
+#[derive(Debug)]
+pub(super) struct QuickRuns {
+    runs: AtomicU8,
+    /// Set if one of its instructions visits each page of a table.
+    pub(super) visits_tables: bool,
+}
 
 impl QuickRuns {
     /// Counts a run.
     pub(super) fn count(&self, is_quick: bool) {
-        let runs = if is_quick { self.0.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
-        self.0.store(runs, Ordering::Relaxed);
+        let runs = if is_quick { self.runs.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        self.runs.store(runs, Ordering::Relaxed);
     }
 
-    fn are_enough(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= QUICK_RUNS
-    }
-}
-
-/// Measures a run of a statement.
-pub(super) struct Stopwatch(Instant);
-
-impl Stopwatch {
-    pub(super) fn start(connection: &Connection) -> Self {
-        connection.control.restart_checks();
-        Self(Instant::now())
-    }
-
-    /// Returns whether the run was quick. One that failed in place was not: it runs again.
-    pub(super) fn is_quick(&self, connection: &Connection, has_failed: bool) -> bool {
-        let is_retried = has_failed && connection.control.is_in_place();
-        !is_retried && connection.control.checks() < CHECKS && self.0.elapsed() < TIME
+    /// Returns whether the statement was quick often enough.
+    pub(super) fn are_enough(&self) -> bool {
+        self.runs.load(Ordering::Relaxed) >= QUICK_RUNS
     }
 }
 
-impl Connection {
-    /// Runs a commit in place. It is not interrupted.
-    pub(super) fn commit_in_place<R>(&mut self, commit: impl FnOnce(&mut Self) -> R) -> R {
-        // An earlier run may have been cancelled.
-        self.control.clear_deadline();
-        let committed = commit(self);
-        self.read_log_pages();
-        committed
-    }
-
-    /// Returns whether these statements may be tried in place.
-    pub(super) fn is_quick(&self, statements: &[Statement]) -> bool {
-        let bytes = statements.iter().map(Statement::memory).fold(0, usize::saturating_add);
-        let is_quick = |statement: &Statement| {
-            self.kept.get(&statement.sql).is_some_and(|plan| plan.in_place.as_ref().is_some_and(QuickRuns::are_enough))
-        };
-        statements.len() <= STATEMENTS && bytes <= BYTES && statements.iter().all(is_quick)
-    }
-
-    /// Returns whether a short transaction with these messages may be committed in place: nothing has to be done besides
-    /// to append to the log.
-    pub(super) fn commits_quickly(&self, messages: &[Box<str>]) -> bool {
-        let bytes = messages.iter().map(|text| text.len()).fold(0, usize::saturating_add);
-        let has_table = messages.is_empty() || self.has_outbox;
-        self.log.only_grows() && has_table && messages.len() <= STATEMENTS && bytes <= BYTES
-    }
-
-    /// Tries work in place. Returns `None` if it failed: then nothing of it has happened, and it can run on a thread, which
-    /// finds out the reason.
-    pub(super) fn in_place<R, E>(&mut self, work: impl FnOnce(&mut Self) -> Result<R, E>) -> Option<R> {
-        // Another process may hold a lock.
-        let tried = self.raw.busy_timeout(Duration::ZERO).ok().and_then(|()| {
-            self.control.begin_in_place();
-            let done = work(self).ok();
-            self.control.end_in_place();
-            done
-        });
-        // It fails for a negative time only.
-        let _ = self.raw.busy_timeout(self.patience);
-        tried
-    }
+/// The instructions of a compiled statement and its triggers, as EXPLAIN lists them.
+#[derive(Debug, Default)]
+pub(super) struct Instructions {
+    functions: usize,
+    visits_tables: bool,
+    is_refused: bool,
 }
 
-impl super::LeasedConnection {
-    /// Returns the connection if it is open and `may_run` there.
-    pub(super) fn quick(&mut self, may_run: impl FnOnce(&Connection) -> bool) -> Option<&mut Connection> {
-        self.connection.as_deref_mut().filter(|connection| may_run(connection))
-    }
-
-    /// Returns a connection after work in place. If its log is long, it is moved first: the next writer waits for that, and
-    /// the caller does not.
-    pub(super) fn end(mut self) {
-        if self.connection.as_deref().is_some_and(Connection::has_long_log) {
-            drop(spawn_blocking(move || {
-                if let Some(connection) = self.connection.as_deref_mut() {
-                    connection.move_long_log();
-                }
-            }));
+impl Instructions {
+    /// Adds an instruction, with its fourth operand.
+    pub(super) fn add(&mut self, name: &str, operand: &str) {
+        // These keep their values when the statement is undone, so a second run would see those of the first.
+        const OF_EARLIER_STATEMENTS: [&str; 3] = ["last_insert_rowid", "changes", "total_changes"];
+        match name {
+            "Clear" | "Count" => self.visits_tables = true,
+            "Function" | "PureFunc" => {
+                self.functions = self.functions.saturating_add(1);
+                let called = operand.split('(').next().unwrap_or_default();
+                self.is_refused |= OF_EARLIER_STATEMENTS.iter().any(|name| called.eq_ignore_ascii_case(name));
+            }
+            // Of a virtual table: a full-text search works long without a check.
+            "VBegin" | "VOpen" | "VFilter" | "VUpdate" => self.is_refused = true,
+            _ => {}
         }
     }
 
-    /// Ends what failed in place. A connection that is not clean is closed, on the thread that opens another one.
-    pub(super) fn clean(&mut self) {
-        if self.connection.as_deref_mut().is_some_and(|connection| !connection.reset()) {
-            self.connection = None;
-        }
+    /// Returns the counter of a new statement; `None` if it never runs in place.
+    pub(super) fn quick_runs(&self) -> Option<QuickRuns> {
+        let may_run = !self.is_refused && self.functions <= FUNCTIONS;
+        may_run.then(|| QuickRuns { runs: AtomicU8::new(0), visits_tables: self.visits_tables })
     }
 }
