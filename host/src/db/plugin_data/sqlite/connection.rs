@@ -13,7 +13,7 @@ use rusqlite::{CachedStatement, OpenFlags, StatementStatus, ToSql};
 use super::authorizer::authorizer;
 use super::control::{Control, Mode};
 use super::log_pages::LogPages;
-use super::place::{self, QuickRuns};
+use super::place;
 use super::plan::Plan;
 use super::{bounded_functions, error_mapping};
 use crate::db::plugin_data::connection_pool::Reusable;

@@ -196,7 +196,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut connection = open(&directory);
         let limits = limits();
-        let mut in_place = |connection: &mut Connection, sql: &str| {
+        let in_place = |connection: &mut Connection, sql: &str| {
             let done = connection
                 .in_place(|connection| connection.statement(sql, &[], &limits, &mut ResultBudget::new(&limits)));
             let quick = is_quick(connection, sql);
