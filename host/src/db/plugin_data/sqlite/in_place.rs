@@ -130,7 +130,9 @@ mod tests {
 
     fn open(directory: &tempfile::TempDir) -> Connection {
         crate::db::sqlite_memory::install().unwrap();
-        let mut connection = Connection::open(&directory.path().join("a"), &limits(), true).unwrap();
+        let file = directory.path().join("a");
+        std::fs::File::create(&file).unwrap();
+        let mut connection = Connection::open(&file, &limits(), true).unwrap();
         let tables = "CREATE TABLE a (n, text); CREATE TABLE b (n);
             CREATE VIRTUAL TABLE search USING fts5 (text);
             CREATE TRIGGER found AFTER INSERT ON b BEGIN INSERT INTO search VALUES (new.n); END";

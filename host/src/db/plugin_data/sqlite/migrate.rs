@@ -32,7 +32,7 @@ impl Sqlite {
                 if result.is_err() {
                     connection.rollback();
                 }
-                // What is known of a statement holds for the tables that it was compiled for.
+                // The counts of quick runs hold for the tables that a statement was compiled for.
                 connection.forget_all();
                 drop(readers.stale(Duration::ZERO));
                 result
