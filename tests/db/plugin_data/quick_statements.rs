@@ -138,9 +138,9 @@ async fn a_long_value_arrives_after_many_short_ones(fixture: &Fixture) {
     }
 }
 
-/// Statements of about the length that is allowed in place. SQLite can stop one after its last instruction.
+/// Some of these statements end in place, and some run again on a thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_is_stopped_at_its_end_happens_once() {
+async fn a_write_of_about_the_allowed_length_happens_once() {
     let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
     let database = numbers(&fixture).await;
     let mut expected = 0;
