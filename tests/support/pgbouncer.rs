@@ -20,11 +20,12 @@ pub(crate) struct PgBouncer {
     _directory: TempDir,
 }
 
+/// PgBouncer waits for its clients when it is told to end, and that of a failed test may still be connected.
 const WATCHDOG: &str = r#"
 "$@" >/dev/null 2>&1 </dev/null &
 bouncer=$!
 cat >/dev/null
-kill -INT $bouncer
+kill -KILL $bouncer
 wait $bouncer
 "#;
 
@@ -40,11 +41,12 @@ impl PgBouncer {
         let directory = tempfile::Builder::new().prefix("wharf-pgbouncer-").tempdir().unwrap();
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let file = |name: &str| directory.path().join(name);
-        // The roles of plugins are created while PgBouncer runs, so it looks them up.
+        // The roles of plugins are created while PgBouncer runs, so it looks them up. It uses SCRAM for a password that is
+        // kept for SCRAM.
         let settings = format!(
             "[databases]\n* = host={socket} port={server_port}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-             auth_type = scram-sha-256\nauth_file = {users}\nauth_user = postgres\n\
+             auth_type = md5\nauth_file = {users}\nauth_user = postgres\n\
              auth_query = SELECT usename, passwd FROM pg_shadow WHERE usename = $1\n\
              pool_mode = {mode}\nmax_client_conn = 200\ndefault_pool_size = 50\n",
             socket = socket.display(),
