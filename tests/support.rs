@@ -16,6 +16,7 @@ pub(crate) mod intake;
 pub(crate) mod issuer;
 pub(crate) mod load;
 pub(crate) mod mail;
+pub(crate) mod own_process;
 pub(crate) mod packages;
 pub(crate) mod passkey;
 pub(crate) mod patience;

@@ -9,6 +9,7 @@ use wharf::db::plugin_data::{DataError, LimitKind, PluginDatabase, Value};
 
 use super::fixture::{ENDLESS, Fixture, execute, hasty, migration, name, query, scalar, sql, text};
 use crate::support::Backend;
+use crate::support::own_process::is_alone;
 
 async fn fixture(change: impl FnOnce(&mut Config)) -> Fixture {
     Fixture::new(Backend::Sqlite, change).await.unwrap()
@@ -200,6 +201,11 @@ async fn a_row_cannot_exceed_the_memory_of_its_statement() {
 /// However much memory plugins hold, the host's own database and small statements of other plugins still work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plugins_that_fill_memory_do_not_affect_others() {
+    // Statements of other tests would be refused meanwhile.
+    const TEST: &str = "db::plugin_data::sqlite_resource_limits::plugins_that_fill_memory_do_not_affect_others";
+    if !is_alone(TEST).await {
+        return;
+    }
     let fixture = fixture(|config| config.plugins.sql_bytes = 32 << 20).await;
     let plugins = ["a", "b", "c", "d", "e", "f"];
     let neighbour = fixture.tables("neighbour").await;
