@@ -112,7 +112,7 @@ impl Sqlite {
         }
         let leased = self.lease(&self.writer, limits).await?;
         let (leased, result, _) = self.run_statement(leased, limits, statement).await?;
-        leased.end();
+        drop(leased);
         or_data_error(result).map(|outcome| (outcome.rows, outcome.affected))
     }
 
@@ -130,16 +130,9 @@ impl Sqlite {
         let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
         let is_quick =
             |connection: &Connection| connection.is_quick(&statements) && (reads || connection.commits_quickly(&[]));
-        if let Some(connection) = leased.quick(is_quick) {
-            let done = connection.in_place(|connection| run_batch(connection, begin, limits, &statements));
-            connection.log.read();
-            match done {
-                Some(results) => {
-                    leased.end();
-                    return Ok(results);
-                }
-                None => leased.clean(),
-            }
+        let run = |connection: &mut Connection| run_batch(connection, begin, limits, &statements);
+        if let Some(results) = leased.try_in_place(is_quick, run) {
+            return Ok(results);
         }
         let (time, limits) = (limits.time, limits.clone());
         // The beginning of the transaction has the time of a statement too.
@@ -254,16 +247,11 @@ impl Sqlite {
             let reads = !connection.is_writable();
             connection.is_quick(std::slice::from_ref(&statement)) && (reads || connection.commits_quickly(&[]))
         };
-        if let Some(connection) = leased.quick(is_quick) {
-            let done = connection.in_place(|connection| {
-                let mut budget = ResultBudget::new(limits);
-                connection.statement(&statement.sql, &statement.params, limits, &mut budget)
-            });
-            connection.log.read();
-            match done {
-                Some(result) => return Ok((leased, Ok(result), statement)),
-                None => leased.clean(),
-            }
+        let run = |connection: &mut Connection| {
+            connection.statement(&statement.sql, &statement.params, limits, &mut ResultBudget::new(limits))
+        };
+        if let Some(result) = leased.try_in_place(is_quick, run) {
+            return Ok((leased, Ok(result), statement));
         }
         let (time, limits) = (limits.time, limits.clone());
         let (leased, (result, statement)) = self
@@ -375,15 +363,11 @@ impl Transaction {
         let is_quick = |connection: &Connection| {
             !connection.in_transaction() && connection.is_quick(std::slice::from_ref(&statement))
         };
-        if let Some(connection) = leased.quick(is_quick) {
-            match connection.in_place(|connection| run_in_transaction(connection, &statement, &self.limits)) {
-                Some(outcome) => {
-                    self.failed = !is_begun(&leased);
-                    self.leased = Some(leased);
-                    return Ok((outcome.rows, outcome.affected));
-                }
-                None => leased.clean(),
-            }
+        let run = |connection: &mut Connection| run_in_transaction(connection, &statement, &self.limits);
+        if let Some(outcome) = leased.try_in_place(is_quick, run) {
+            self.failed = !is_begun(&leased);
+            self.leased = Some(leased);
+            return Ok((outcome.rows, outcome.affected));
         }
         self.is_short = false;
         let waits = if is_begun(&leased) { 1 } else { 2 };

@@ -17,15 +17,6 @@ impl Connection {
         !is_retried && self.control.checks() < CHECKS && began.elapsed() < TIME
     }
 
-    /// Runs a commit in place. It is not interrupted.
-    pub(super) fn commit_in_place<R>(&mut self, commit: impl FnOnce(&mut Self) -> R) -> R {
-        // An earlier run may have been cancelled.
-        self.control.clear_deadline();
-        let committed = commit(self);
-        self.log.read();
-        committed
-    }
-
     /// Returns whether these statements may be tried in place.
     pub(super) fn is_quick(&self, statements: &[Statement]) -> bool {
         let bytes = statements.iter().map(Statement::memory).fold(0, usize::saturating_add);
@@ -73,9 +64,8 @@ impl Connection {
         self.log.only_grows() && has_table && messages.len() <= STATEMENTS && bytes <= BYTES
     }
 
-    /// Tries work in place. Returns `None` if it failed: then nothing of it has happened, and it can run on a thread, which
-    /// finds out the reason.
-    pub(super) fn in_place<R, E>(&mut self, work: impl FnOnce(&mut Self) -> Result<R, E>) -> Option<R> {
+    /// Runs work in place. Returns `None` if it failed; the caller cleans the connection.
+    fn in_place<R, E>(&mut self, work: impl FnOnce(&mut Self) -> Result<R, E>) -> Option<R> {
         // Another process may hold a lock.
         let tried = self.raw.busy_timeout(Duration::ZERO).ok().and_then(|()| {
             self.control.begin_in_place();
@@ -85,30 +75,46 @@ impl Connection {
         });
         // It fails for a negative time only.
         let _ = self.raw.busy_timeout(self.patience);
+        self.log.read();
         tried
     }
 }
 
 impl Lease<Connection> {
-    /// Returns the connection if it is open and `may_run` there.
-    pub(super) fn quick(&mut self, may_run: impl FnOnce(&Connection) -> bool) -> Option<&mut Connection> {
+    /// Tries work in place, if the connection is open and `may_run` there. Returns `None` if nothing of it has happened: then
+    /// it runs on a thread, which finds out the reason of a failure.
+    pub(super) fn try_in_place<R, E>(
+        &mut self,
+        may_run: impl FnOnce(&Connection) -> bool,
+        work: impl FnOnce(&mut Connection) -> Result<R, E>,
+    ) -> Option<R> {
+        let done = self.quick(may_run)?.in_place(work);
+        if done.is_none() {
+            self.clean();
+        }
+        done
+    }
+
+    /// Commits in place, if the connection is open and `may_run` there. Nothing interrupts a commit.
+    pub(super) fn commit_in_place<R>(
+        &mut self,
+        may_run: impl FnOnce(&Connection) -> bool,
+        commit: impl FnOnce(&mut Connection) -> R,
+    ) -> Option<R> {
+        let connection = self.quick(may_run)?;
+        // An earlier run may have been cancelled.
+        connection.control.clear_deadline();
+        let committed = commit(connection);
+        connection.log.read();
+        Some(committed)
+    }
+
+    fn quick(&mut self, may_run: impl FnOnce(&Connection) -> bool) -> Option<&mut Connection> {
         self.connection.as_deref_mut().filter(|connection| may_run(connection))
     }
 
-    /// Returns a connection after work in place. If its log is long, it is moved first: the next writer waits for that, and
-    /// the caller does not.
-    pub(super) fn end(mut self) {
-        if self.connection.as_deref().is_some_and(|connection| connection.log.is_long()) {
-            drop(spawn_blocking(move || {
-                if let Some(connection) = self.connection.as_deref_mut() {
-                    connection.move_long_log();
-                }
-            }));
-        }
-    }
-
     /// Ends what failed in place. A connection that cannot be clean is closed, and its work fails.
-    pub(super) fn clean(&mut self) {
+    fn clean(&mut self) {
         if self.connection.as_deref_mut().is_some_and(|connection| !connection.reset()) {
             let connection = self.connection.take();
             drop(spawn_blocking(move || drop(connection)));
@@ -118,6 +124,9 @@ impl Lease<Connection> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use crate::db::plugin_data::result_budget::ResultBudget;
     use crate::db::plugin_data::statement_limits::StatementLimits;
@@ -221,5 +230,30 @@ mod tests {
         let other = rusqlite::Connection::open(directory.path().join("a")).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         assert!(!in_place(&mut connection, "INSERT INTO a VALUES (1, 'x')").0);
+    }
+
+    /// SQLite also asks whether to stop after the last instruction, when a statement without a transaction has committed.
+    #[test]
+    fn a_write_that_is_stopped_at_any_check_has_not_happened() {
+        const SQL: &str = "INSERT INTO a VALUES (1, 'x')";
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = open(&directory);
+        let limits = limits();
+        run(&mut connection, SQL);
+        for stopped in 0.. {
+            let (control, checks) = (Arc::clone(&connection.control), AtomicU32::new(0));
+            let stop = move || control.is_in_place() && checks.fetch_add(1, Ordering::Relaxed) == stopped;
+            connection.raw.progress_handler(1, Some(stop)).unwrap();
+            let done = connection
+                .in_place(|connection| connection.statement(SQL, &[], &limits, &mut ResultBudget::new(&limits)));
+            connection.reset();
+            let count: u32 = connection.raw.query_row("SELECT count(*) FROM a", [], |row| row.get(0)).unwrap();
+            if done.is_some() {
+                assert!(stopped > 10, "SQLite checked {stopped} times");
+                assert_eq!(count, 2);
+                return;
+            }
+            assert_eq!(count, 1, "the statement wrote although it was stopped at check {stopped}");
+        }
     }
 }

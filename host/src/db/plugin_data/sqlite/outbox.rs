@@ -101,9 +101,8 @@ impl Transaction {
         }
         let is_quick =
             |connection: &Connection| is_short && connection.in_transaction() && connection.commits_quickly(&messages);
-        if let Some(connection) = leased.quick(is_quick) {
-            let committed = connection.commit_in_place(|connection| commit(connection, &messages, &limits));
-            leased.end();
+        let run = |connection: &mut Connection| commit(connection, &messages, &limits);
+        if let Some(committed) = leased.commit_in_place(is_quick, run) {
             return committed;
         }
         let time = commit_time(&limits);
