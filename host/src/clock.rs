@@ -108,7 +108,7 @@ const COARSE: ClockId = ClockId::MonotonicCoarse;
 #[cfg(not(target_os = "linux"))]
 const COARSE: ClockId = ClockId::Monotonic;
 
-/// Returns the nanoseconds of the machine's monotonic clock, to set a deadline that [`coarse_nanos`] checks.
+/// Returns the nanoseconds of the machine's monotonic clock. [`coarse_nanos`] checks a deadline that was set with it.
 pub fn monotonic_nanos() -> u64 {
     nanos(ClockId::Monotonic)
 }
@@ -122,6 +122,11 @@ pub fn coarse_nanos() -> u64 {
 /// Returns the nanoseconds of CPU time that this thread has used. This is a system call of some tenths of a microsecond.
 pub fn thread_nanos() -> u64 {
     nanos(ClockId::ThreadCPUTime)
+}
+
+/// Returns a duration in nanoseconds; the longest ones count as 584 years.
+pub fn as_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn nanos(clock: ClockId) -> u64 {

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::clock::thread_nanos;
+use crate::clock::{as_nanos, monotonic_nanos, thread_nanos};
 
 /// A run that took less time than this counts as if the thread had had the CPU all the time.
 const SHORT_RUN: Duration = Duration::from_micros(100);
@@ -30,8 +30,8 @@ const SHORT_RUN: Duration = Duration::from_micros(100);
 const TURNS_PER_THREAD: usize = 2;
 
 /// One of as many calls as this pauses behind everything else that is ready, and keeps its turn meanwhile. A call that
-/// takes less than a tick and does not wait runs within one poll, so turns would never run out otherwise. They run out when more calls are ready than
-/// this for each turn: 64 with two worker threads. Fewer hardly delay anything.
+/// takes less than a tick and does not wait runs within one poll, so turns would never run out otherwise. They run out when
+/// more calls are ready than this for each turn: 64 with two worker threads. Fewer hardly delay anything.
 const CALLS_PER_PAUSE: u64 = 16;
 
 /// No call pauses if so many took longer than this to arrive: they are no crowd.
@@ -61,7 +61,6 @@ impl CpuScheduler {
             turns: Arc::new(Turns {
                 free: Arc::new(Semaphore::new(self.turns)),
                 taken: AtomicU64::new(0),
-                created: Instant::now(),
                 latest: AtomicU64::new(0),
             }),
         }
@@ -81,8 +80,7 @@ struct Turns {
     free: Arc<Semaphore>,
     /// How many calls took a free turn.
     taken: AtomicU64,
-    created: Instant,
-    /// When the latest call that might have paused took its turn, in nanoseconds since `created`.
+    /// When the latest call that might have paused took its turn, as `monotonic_nanos`.
     latest: AtomicU64,
 }
 
@@ -92,8 +90,8 @@ impl Turns {
         if self.taken.fetch_add(1, Ordering::Relaxed) % CALLS_PER_PAUSE != CALLS_PER_PAUSE - 1 {
             return false;
         }
-        let now = nanos(self.created.elapsed());
-        now.saturating_sub(self.latest.swap(now, Ordering::Relaxed)) < nanos(CROWD_TIME)
+        let now = monotonic_nanos();
+        now.saturating_sub(self.latest.swap(now, Ordering::Relaxed)) < as_nanos(CROWD_TIME)
     }
 }
 
@@ -169,7 +167,7 @@ impl CpuSlot {
         let time = start.elapsed();
         // CPU time is never longer than the time that passed.
         let took = if time < SHORT_RUN { time } else { Duration::from_nanos(thread_nanos().saturating_sub(began)) };
-        self.run.before.fetch_add(nanos(took), Ordering::Relaxed);
+        self.run.before.fetch_add(as_nanos(took), Ordering::Relaxed);
         self.end_run();
         (done, took)
     }
@@ -218,10 +216,6 @@ async fn pause() {
         Poll::Pending
     })
     .await;
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

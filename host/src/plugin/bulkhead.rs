@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::capability::{CpuSlot, PluginCpuQueue};
+use crate::clock::as_nanos;
 use crate::error::{Error, Kind, Result, code};
 use crate::permits::{Permit, Permits};
 
@@ -107,7 +108,7 @@ impl Bulkhead {
     pub(super) fn new(calls: usize, queue_time: Duration, cpu_queue: PluginCpuQueue) -> Self {
         Self {
             queue: Queue::new(calls),
-            queue_nanos: nanos(queue_time).into(),
+            queue_nanos: as_nanos(queue_time).into(),
             waiting_bytes: AtomicUsize::new(0),
             reserved: Permits::new(0),
             cpu_queue,
@@ -117,7 +118,7 @@ impl Bulkhead {
 
     /// Changes the number of slots. A lower number takes effect as calls end.
     pub(super) fn resize(&self, calls: usize, queue_time: Duration) {
-        self.queue_nanos.store(nanos(queue_time), Ordering::Relaxed);
+        self.queue_nanos.store(as_nanos(queue_time), Ordering::Relaxed);
         self.queue.slots.resize(calls);
     }
 
@@ -259,10 +260,6 @@ impl CallSlots {
         }
         self.shared.slots.resize(shared);
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A request that waits for another call. It counts as memory of waiting calls until it is dropped.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use self::histogram::AtomicHistogram;
 pub use self::histogram::Histogram;
 pub use self::outcome::CallOutcome;
+use crate::clock::as_nanos;
 
 /// The counts of one release since it was loaded.
 #[derive(Debug, Default)]
@@ -53,10 +54,6 @@ impl EndedCall {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 impl CallStats {
     /// Creates the counts of a release with the given number of routes.
     pub fn new(routes: usize) -> Self {
@@ -86,12 +83,12 @@ impl CallStats {
     /// Counts an instance and the time that its creation took.
     pub fn instantiated(&self, took: Duration) {
         self.instantiations.fetch_add(1, Ordering::Relaxed);
-        self.instantiation_nanos.fetch_add(nanos(took), Ordering::Relaxed);
+        self.instantiation_nanos.fetch_add(as_nanos(took), Ordering::Relaxed);
     }
 
     /// Adds CPU time of a call.
     pub fn computed(&self, took: Duration) {
-        self.cpu_nanos.fetch_add(nanos(took), Ordering::Relaxed);
+        self.cpu_nanos.fetch_add(as_nanos(took), Ordering::Relaxed);
     }
 
     /// Returns the number of calls by outcome.

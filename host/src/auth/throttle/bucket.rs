@@ -16,7 +16,7 @@ use governor::state::{InMemoryState, NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 use sha2::{Digest as _, Sha256};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, as_nanos};
 
 /// The digest of a limit's name and of a subject.
 type Key = [u8; 32];
@@ -104,7 +104,7 @@ impl Bucket {
         let key: Key = Sha256::new().chain_update(self.name).chain_update([0]).chain_update(subject).finalize().into();
         match self.limiter.check_key(&key) {
             Ok(()) => {
-                let interval = u64::try_from(self.quota.replenish_interval().as_nanos()).unwrap_or(u64::MAX);
+                let interval = as_nanos(self.quota.replenish_interval());
                 Ok(Token { states: self.states.clone(), key, interval })
             }
             Err(refused) => Err(refused.wait_time_from(self.limiter.clock().now())),

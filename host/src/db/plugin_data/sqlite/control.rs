@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::place;
-use crate::clock::{coarse_nanos, monotonic_nanos};
+use crate::clock::{as_nanos, coarse_nanos, monotonic_nanos};
 use crate::db::sqlite_memory::{Denial, MeteredStatement};
 
 /// The origin of the statement that is being compiled.
@@ -153,7 +153,7 @@ impl MeteredStatement for Control {
 
 /// Returns the monotonic time after `limit`, in nanoseconds.
 fn after(limit: Duration) -> u64 {
-    monotonic_nanos().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX))
+    monotonic_nanos().saturating_add(as_nanos(limit))
 }
 
 pub(super) struct CancelGuard(Option<(Arc<Control>, u64)>);
