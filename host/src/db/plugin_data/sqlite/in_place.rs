@@ -132,6 +132,8 @@ mod tests {
     use crate::db::plugin_data::statement_limits::StatementLimits;
 
     const RUNS: usize = 40;
+    /// The system can take the processor away for longer than a quick run may take.
+    const ATTEMPTS: usize = 20;
 
     fn limits() -> StatementLimits {
         StatementLimits { rows: 10_000, bytes: 8 << 20, time: Duration::from_secs(60), connections: 1, disk: 1 << 40 }
@@ -154,6 +156,13 @@ mod tests {
     fn run(connection: &mut Connection, sql: &str) {
         let limits = limits();
         connection.statement(sql, &[], &limits, &mut ResultBudget::new(&limits)).unwrap();
+    }
+
+    fn becomes_quick(connection: &mut Connection, sql: &str) -> bool {
+        (0..ATTEMPTS).any(|_| {
+            (0..RUNS).for_each(|_| run(connection, sql));
+            is_quick(connection, sql)
+        })
     }
 
     fn is_quick(connection: &Connection, sql: &str) -> bool {
@@ -180,10 +189,7 @@ mod tests {
         ] {
             run(&mut connection, sql);
             assert!(!is_quick(&connection, sql), "{sql}");
-            for _ in 0..RUNS {
-                run(&mut connection, sql);
-            }
-            assert_eq!(is_quick(&connection, sql), expected, "{sql}");
+            assert_eq!(becomes_quick(&mut connection, sql), expected, "{sql}");
         }
     }
 
@@ -192,10 +198,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut connection = open(&directory);
         const COUNT: &str = "SELECT count(*) FROM a";
-        for _ in 0..RUNS {
-            run(&mut connection, COUNT);
-        }
-        assert!(is_quick(&connection, COUNT));
+        assert!(becomes_quick(&mut connection, COUNT));
         for _ in 0..3 {
             run(&mut connection, "INSERT INTO a VALUES (1, zeroblob(7000000))");
         }
@@ -223,7 +226,7 @@ mod tests {
         ] {
             assert_eq!(in_place(&mut connection, sql), (false, false), "{sql}");
         }
-        assert!(in_place(&mut connection, "INSERT INTO a VALUES (1, 'x')").0);
+        assert!((0..ATTEMPTS).any(|_| in_place(&mut connection, "INSERT INTO a VALUES (1, 'x')").0));
         let count: i64 = connection.raw.query_row("SELECT count(*) FROM a", [], |row| row.get(0)).unwrap();
         assert_eq!(count, 1);
         // Another process that writes is not waited for.
