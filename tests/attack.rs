@@ -29,6 +29,7 @@ use reqwest::Method;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::http::metrics::samples;
+use crate::support::compiled_components;
 use crate::support::host::CHAMELEON;
 use crate::support::patience::PATIENCE;
 use crate::support::postgres::{self, TestDatabase};
@@ -142,11 +143,14 @@ impl Arena {
         settings.push(("WHARF_PLUGIN_QUARANTINE", "10ms"));
         // An automatic rollback would replace the attacker by its previous release.
         settings.push(("WHARF_PLUGIN_PROBATION", "0s"));
-        let process = Process::start_with(home(), &settings).await;
+        let home = home();
+        compiled_components::lend(home.path());
+        let process = Process::start_with(home, &settings).await;
         let superuser = process.superuser().await;
         neighbour.deploy(&superuser).await;
         let attacker = format!("name=attacker&{CHAMELEON}{limits}");
         superuser.deploy(&Component::chameleon().0, &attacker).await.ok();
+        compiled_components::keep(process.home.path());
         let client = process.client();
         let arena = Self { process, client, superuser, neighbour, _database: database, _permit: permit };
         arena.neighbour(calls()).await;

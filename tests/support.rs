@@ -4,6 +4,7 @@ pub(crate) mod authenticator;
 pub(crate) mod backend;
 pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod compiled_components;
 pub(crate) mod compiled_functions;
 pub(crate) mod component;
 pub(crate) mod courier;
