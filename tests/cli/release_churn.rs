@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::{Process, home};
+use crate::attack::handwritten_component::{GuestParts, attacker};
 use crate::plugin::liar;
 use crate::support::{Client, Load};
 
@@ -49,7 +50,7 @@ async fn a_thousand_release_changes_lose_no_request_and_leak_nothing() {
     assert!(after.files <= before.files, "{before:?} → {after:?}");
 }
 
-/// Deploys of builds that all differ, after some for caches to fill.
+/// Deploys of builds that all differ, after some for caches to fill. They are small, because each is compiled.
 const WARM_UP_BUILDS: usize = 8;
 const BUILDS: usize = 24;
 
@@ -62,7 +63,8 @@ async fn builds_that_all_differ_keep_no_file_open() {
         if number == WARM_UP_BUILDS {
             before = Some(process.resources());
         }
-        superuser.deploy(&liar(json!({ "answer": number.to_string() })).0, "").await.ok();
+        let build = attacker(&format!("(drop (i32.const {number}))"), &GuestParts::default());
+        superuser.deploy(&build.0, "name=liar").await.ok();
     }
     let (before, after) = (before.unwrap(), process.resources());
     // A component in memory has a file descriptor. Some pooled connections may open meanwhile.
