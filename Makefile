@@ -172,7 +172,7 @@ RECORD ?=
 # The build is that of CI's tests, with its wrapper (clippy's driver), so what `.ci/run` built is used again.
 # The build is not optimised, so the counts are larger than those of the program that is served. An incremental build divides
 # the code differently, which would change them.
-COUNTED := CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/.ci/lint'
+COUNTED := CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=none RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/.ci/lint'
 
 .PHONY: bench-check
 bench-check: cargo plugins ## Count the instructions of requests; fail if one has 3 % more than recorded
