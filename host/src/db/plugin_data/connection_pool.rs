@@ -1,6 +1,6 @@
 //! The connection pool of one plugin. Owns the number of connections, the queue for them, and the idle ones. Does not
 //! know what a connection is: the holder of an empty lease opens one. A connection returns to the pool when its lease
-//! is dropped, unless it is not clean.
+//! is dropped, unless it is not clean or its work panicked.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -108,7 +108,9 @@ pub(super) struct Lease<C: Reusable> {
 
 impl<C: Reusable> Drop for Lease<C> {
     fn drop(&mut self) {
+        // Work that panicked may have left its settings in the connection.
         if let Some(mut connection) = self.connection.take()
+            && !std::thread::panicking()
             && connection.reset()
             && !self.pool.permits.is_closed()
             && !self.permit.is_gone()

@@ -112,7 +112,7 @@ impl Sqlite {
         }
         let leased = self.lease(&self.writer, limits).await?;
         let (leased, result, _) = self.run_statement(leased, limits, statement).await?;
-        drop(leased);
+        leased.end();
         or_data_error(result).map(|outcome| (outcome.rows, outcome.affected))
     }
 
@@ -132,6 +132,7 @@ impl Sqlite {
             |connection: &Connection| connection.is_quick(&statements) && (reads || connection.commits_quickly(&[]));
         let run = |connection: &mut Connection| run_batch(connection, begin, limits, &statements);
         if let Some(results) = leased.try_in_place(is_quick, run) {
+            leased.end();
             return Ok(results);
         }
         let (time, limits) = (limits.time, limits.clone());
@@ -142,7 +143,7 @@ impl Sqlite {
                 run_batch(connection, begin, &limits, &statements)
             })
             .await?;
-        drop(leased);
+        leased.end();
         result
     }
 
@@ -277,7 +278,6 @@ impl Sqlite {
             let result = leased.connection.as_deref_mut().map(|connection| {
                 let result = work(connection);
                 connection.log.read();
-                connection.move_long_log();
                 result
             });
             (leased, result)

@@ -229,6 +229,10 @@ mod tests {
         assert!((0..ATTEMPTS).any(|_| in_place(&mut connection, "INSERT INTO a VALUES (1, 'x')").0));
         let count: i64 = connection.raw.query_row("SELECT count(*) FROM a", [], |row| row.get(0)).unwrap();
         assert_eq!(count, 1);
+        // On a thread it waits for other processes as before.
+        connection.control.set_mode(Mode::Host);
+        let patience: u32 = connection.raw.pragma_query_value(None, "busy_timeout", |row| row.get(0)).unwrap();
+        assert_eq!(Duration::from_millis(patience.into()), limits.time);
         // Another process that writes is not waited for.
         let other = rusqlite::Connection::open(directory.path().join("a")).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
+
 use super::connection::Connection;
 use super::control::Mode;
 use super::error_mapping;
+use crate::db::plugin_data::connection_pool::Lease;
 use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::statement_limits::StatementLimits;
 
@@ -14,9 +17,23 @@ const WAL_BYTES: u64 = 64 * 1024 * 1024;
 /// The longest wait for readers before the log is truncated.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 
+impl Lease<Connection> {
+    /// Returns the connection after work that may have committed. If its log is long, it is moved first: the next writer
+    /// waits for the disk. The caller does not, so no limit on its time can report a commit as failed.
+    pub(super) fn end(mut self) {
+        if self.connection.as_deref().is_some_and(|connection| connection.log.is_long()) {
+            drop(spawn_blocking(move || {
+                if let Some(connection) = self.connection.as_deref_mut() {
+                    connection.move_long_log();
+                }
+            }));
+        }
+    }
+}
+
 impl Connection {
     /// Moves a long log into the file, as far as no reader needs it. Waits for the disk, and for no reader.
-    pub(super) fn move_long_log(&mut self) {
+    fn move_long_log(&mut self) {
         if !self.log.is_long() || self.in_transaction() {
             return;
         }

@@ -40,7 +40,7 @@ impl Sqlite {
             .await
             // The thread may still run.
             .map_err(MigrationError::Unclear)?;
-        drop(leased);
+        leased.end();
         result
     }
 }

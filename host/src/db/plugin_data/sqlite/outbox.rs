@@ -32,7 +32,7 @@ impl Sqlite {
         let text = text.into_boxed_str();
         let (leased, appended) =
             self.on_thread(leased, time, move |connection| commit(connection, &[text], &limits)).await?;
-        drop(leased);
+        leased.end();
         appended
     }
 
@@ -68,7 +68,7 @@ impl Sqlite {
             })
             .await
             .map_err(of_own_work)?;
-        drop(leased);
+        leased.end();
         forgotten
     }
 }
@@ -103,12 +103,13 @@ impl Transaction {
             |connection: &Connection| is_short && connection.in_transaction() && connection.commits_quickly(&messages);
         let run = |connection: &mut Connection| commit(connection, &messages, &limits);
         if let Some(committed) = leased.commit_in_place(is_quick, run) {
+            leased.end();
             return committed;
         }
         let time = commit_time(&limits);
         let (leased, committed) =
             database.on_thread(leased, time, move |connection| commit(connection, &messages, &limits)).await?;
-        drop(leased);
+        leased.end();
         committed
     }
 }
