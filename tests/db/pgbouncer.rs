@@ -12,12 +12,7 @@ use crate::support::{Backend, Setup, TestHost};
 async fn a_host_works_behind_a_pooler_in_session_mode() {
     let Some(mut host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
     let Some(pooler) = PgBouncer::start("session").await else { return host.stop().await };
-    // Most servers keep passwords for SCRAM; that of the tests does not. So the roles of plugins log in as they do there.
-    let mut connection = postgres::connect(host.database().unwrap()).await;
-    const SCRAM: &str = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET password_encryption = ''scram-sha-256''', \
-                         current_database()); END $$";
-    sqlx::raw_sql(SCRAM).execute(&mut connection).await.unwrap();
-    let url = pooler.url(host.database().unwrap());
+    let url = pooler.url(host.database().unwrap()).await;
     host.restart_with(|config| config.database.url = Some(Secret::new(url))).await;
     host.deploy_items().await;
     let client = host.user("jane@example.com").await;
@@ -26,6 +21,7 @@ async fn a_host_works_behind_a_pooler_in_session_mode() {
     }
     assert_eq!(client.get("/items/").await.ok()["count"], 2);
     const KEPT: &str = "SELECT left(rolpassword, 5) FROM pg_authid JOIN wharf.plugin_database ON role = rolname";
+    let mut connection = postgres::connect(host.database().unwrap()).await;
     let kept: String = sqlx::query_scalar(KEPT).fetch_one(&mut connection).await.unwrap();
     assert_eq!(kept, "SCRAM");
     // The lock is released with the session, and the next host gets it.
@@ -42,7 +38,7 @@ async fn a_pooler_without_sessions_is_refused_with_the_reason() {
         let Some(pooler) = PgBouncer::start(mode).await else { return host.stop().await };
         let directory = tempfile::tempdir().unwrap();
         let mut config = host.config().clone();
-        config.database.url = Some(Secret::new(pooler.url(host.database().unwrap())));
+        config.database.url = Some(Secret::new(pooler.url(host.database().unwrap()).await));
         config.server.data_dir = directory.path().join("data");
         let error = App::start(config, host.environment()).await.err().expect(mode);
         let report = error.report();

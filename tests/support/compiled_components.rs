@@ -28,11 +28,15 @@ pub(crate) fn lend(home: &Path) {
 
 /// Keeps what a host has compiled so far.
 pub(crate) fn keep(home: &Path) {
-    let mut files = FILES.lock().unwrap();
     for file in fs::read_dir(home.join("data/compiled")).unwrap() {
         let file = file.unwrap();
-        if file.path().extension().is_some_and(|extension| extension == "cwasm") {
-            files.entry(file.file_name()).or_insert_with(|| fs::read(file.path()).unwrap());
+        let is_complete = file.path().extension().is_some_and(|extension| extension == "cwasm");
+        if !is_complete || FILES.lock().unwrap().contains_key(&file.file_name()) {
+            continue;
+        }
+        // The host may have removed it meanwhile.
+        if let Ok(bytes) = fs::read(file.path()) {
+            FILES.lock().unwrap().insert(file.file_name(), bytes);
         }
     }
 }

@@ -29,6 +29,17 @@ kill -KILL $bouncer
 wait $bouncer
 "#;
 
+/// Several tests run it at once. The role may do what the host's role may, which owns the tables.
+const KEEP_FOR_SCRAM: &str = "
+    DO $$ BEGIN
+        LOCK TABLE pg_catalog.pg_authid IN EXCLUSIVE MODE;
+        EXECUTE format('ALTER DATABASE %I SET password_encryption = ''scram-sha-256''', current_database());
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'wharf_scram') THEN
+            SET LOCAL password_encryption = 'scram-sha-256';
+            CREATE ROLE wharf_scram LOGIN CREATEDB CREATEROLE PASSWORD 'wharf_scram' IN ROLE wharf_host;
+        END IF;
+    END $$";
+
 impl PgBouncer {
     /// Starts PgBouncer with the given `pool_mode`.
     pub(crate) async fn start(mode: &str) -> Option<Self> {
@@ -41,12 +52,11 @@ impl PgBouncer {
         let directory = tempfile::Builder::new().prefix("wharf-pgbouncer-").tempdir().unwrap();
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let file = |name: &str| directory.path().join(name);
-        // The roles of plugins are created while PgBouncer runs, so it looks them up. It uses SCRAM for a password that is
-        // kept for SCRAM.
+        // The roles of plugins are created while PgBouncer runs, so it looks them up.
         let settings = format!(
             "[databases]\n* = host={socket} port={server_port}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-             auth_type = md5\nauth_file = {users}\nauth_user = postgres\n\
+             auth_type = scram-sha-256\nauth_file = {users}\nauth_user = postgres\n\
              auth_query = SELECT usename, passwd FROM pg_shadow WHERE usename = $1\n\
              pool_mode = {mode}\nmax_client_conn = 200\ndefault_pool_size = 50\n",
             socket = socket.display(),
@@ -62,10 +72,13 @@ impl PgBouncer {
         Some(Self { port, watchdog, _directory: directory })
     }
 
-    /// Returns the URL of a database through PgBouncer.
-    pub(crate) fn url(&self, database: &TestDatabase) -> String {
-        let (before, after) = database.url.rsplit_once(':').unwrap();
-        format!("{before}:{}/{}", self.port, after.split_once('/').unwrap().1)
+    /// Returns the URL of a database through PgBouncer. The password of its role is kept for SCRAM, as on most servers, and so
+    /// are those of the roles of plugins from now on.
+    pub(crate) async fn url(&self, database: &TestDatabase) -> String {
+        let mut connection = postgres::connect(database).await;
+        sqlx::raw_sql(KEEP_FOR_SCRAM).execute(&mut connection).await.unwrap();
+        let name = database.url.rsplit_once('/').unwrap().1;
+        format!("postgres://wharf_scram:wharf_scram@127.0.0.1:{}/{name}", self.port)
     }
 }
 
