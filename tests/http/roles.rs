@@ -223,6 +223,13 @@ async fn nobody_gives_what_they_do_not_hold(host: &TestHost) {
     let log = root.get("/audit/?object=role:member&action=role.update").await.ok();
     assert_eq!(log["data"][0]["detail"], json!({ "default_before": "strong" }));
 
+    // Each attempt is in the audit log.
+    let denied = root.get("/audit/?actor=managers@example.com&outcome=denied").await.ok();
+    let mut actions = column(&denied, "action");
+    actions.sort_unstable();
+    let (creates, gives, updates) = (["role.create"; 2], ["role.give"; 5], ["role.update"; 6]);
+    assert_eq!(actions, [&creates[..], &["role.delete"], &gives, &updates].concat());
+
     // They give the permissions that they hold: also a role next to one that they could not give.
     give(&manager, &friend, &["strong", "weak"]).await.ok();
     manager.post("/roles/", &json!({ "name": "own", "permissions": ["plugins:read"] })).await.ok();
