@@ -1,4 +1,5 @@
-//! Holds `.github/SECURITY.md` against the tests: each test that a table names exists.
+//! Holds `.github/SECURITY.md` against the tests, and the feature index of `host/ARCHITECTURE.md` against the files: each
+//! test and each file that a table names exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -105,4 +106,70 @@ fn a_claim_is_a_module_a_test_or_the_beginning_of_one() {
     }
     assert!(!exists("part::file::gone", &names) && !exists("part::file::gone…", &names) && !exists("part", &names));
     assert_eq!(claimed("| promise | shown by |\n|---|---|\n| `a` holds | `b::c`, `d` (unit) |\n`e`"), ["b::c", "d"]);
+}
+
+/// The features without a file of their own.
+const SCATTERED: &[&str] = &["access of every route (matrix)"];
+
+/// Returns the rows of the feature index as [feature, files, tests], as their cells are written.
+fn index_rows(page: &str) -> Vec<[&str; 3]> {
+    let index = page.split("\n## Feature index\n").nth(1).unwrap_or_default();
+    let index = index.split("\n## ").next().unwrap_or_default();
+    let rows = index.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| **")).skip(1);
+    rows.map(|row| {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        cells.try_into().unwrap_or_else(|_| panic!("not three cells: {row}"))
+    })
+    .collect()
+}
+
+/// Returns the files that a row of the index names: those of the host below `host/src`, those of tests below `tests`, and
+/// those with unit tests ("unit in …") below `host/src`.
+fn indexed_files([feature, files, tests]: [&str; 3]) -> Vec<String> {
+    let mut found: Vec<_> = files.split('`').skip(1).step_by(2).map(|file| format!("host/src/{file}")).collect();
+    assert!(!found.is_empty() || SCATTERED.contains(&feature), "{feature} has no file");
+    let mut below = "tests";
+    let parts: Vec<_> = tests.split('`').collect();
+    for pair in parts.chunks(2) {
+        below = match pair[0].trim() {
+            text if text.ends_with("unit in") => "host/src",
+            // The second one of "unit in a.rs and b.rs".
+            "and" => below,
+            _ => "tests",
+        };
+        found.extend(pair.get(1).map(|file| format!("{below}/{file}")));
+    }
+    found
+}
+
+/// Returns whether a file of the host has unit tests.
+fn has_unit_tests(file: &str) -> bool {
+    let path = workspace().join(file);
+    std::fs::read_to_string(&path).is_ok_and(|text| text.contains("mod tests"))
+}
+
+#[test]
+fn every_file_that_the_feature_index_names_exists() {
+    let page = std::fs::read_to_string(workspace().join("host/ARCHITECTURE.md")).unwrap();
+    let rows = index_rows(&page);
+    assert!(rows.len() > 100, "the index was not found");
+    for row @ [feature, _, tests] in rows {
+        let files = indexed_files(row);
+        let missing: Vec<_> = files.iter().filter(|path| !workspace().join(path).is_file()).collect();
+        assert!(missing.is_empty(), "{feature}: no such files: {missing:#?}");
+        let is_unit = tests == "unit" || tests.starts_with("unit,");
+        let has_some = files.iter().any(|file| file.starts_with("host/src/") && has_unit_tests(file));
+        assert!(!is_unit || has_some, "{feature}: no unit tests");
+    }
+}
+
+#[test]
+fn a_row_of_the_index_names_files_of_the_host_and_of_tests() {
+    let page = "\n## Feature index\n\n| feature | file | test |\n|---|---|---|\n| **Part** | | |\n\
+                | one | `a.rs`, `b.rs` | unit, `c.rs` |\n| two | `g.rs` | unit in `d.rs` and `e.rs`, `f.rs` |\n\
+                ## Next\n| h | `h.rs` | |";
+    let files: Vec<_> = index_rows(page).into_iter().map(indexed_files).collect();
+    let one = ["host/src/a.rs", "host/src/b.rs", "tests/c.rs"];
+    let two = ["host/src/g.rs", "host/src/d.rs", "host/src/e.rs", "tests/f.rs"];
+    assert_eq!(files, [one.to_vec(), two.to_vec()]);
 }
