@@ -67,7 +67,7 @@ fn calls() -> usize {
 /// The metric that must count an attack.
 #[derive(Debug, Clone, Copy)]
 enum CountedBy {
-    /// `wharf_plugin_limits_met_total` of the attacker.
+    /// `wharf_plugin_limit_hits_total` of the attacker.
     Limit(&'static str),
     /// `wharf_plugin_calls_total` of the attacker.
     Outcome(&'static str),
@@ -248,7 +248,7 @@ impl Arena {
     async fn count(&self, counted: CountedBy) -> f64 {
         let attacker = |metric: &str| format!("wharf_{metric}{{plugin=\"attacker\"");
         let (name, with) = match counted {
-            CountedBy::Limit(limit) => (attacker("plugin_limits_met_total"), format!("limit=\"{limit}\"")),
+            CountedBy::Limit(limit) => (attacker("plugin_limit_hits_total"), format!("limit=\"{limit}\"")),
             CountedBy::Outcome(outcome) => (attacker("plugin_calls_total"), format!("outcome=\"{outcome}\"")),
             CountedBy::Host(name) => (name.to_owned(), String::new()),
             CountedBy::Deploy => ("wharf_deploys_total".to_owned(), "failed".to_owned()),

@@ -105,7 +105,7 @@ async fn hostile_frames_do_no_harm() {
         .await;
     arena
         .attack("unread streams", CountedBy::Host("wharf_http_streams_stalled_total"), async |arena| {
-            let waiting = CountedBy::Host("wharf_http_body_bytes{of=\"answer\"}");
+            let waiting = CountedBy::Host("wharf_http_body_bytes{kind=\"response\"}");
             let mut wires = Vec::new();
             for _ in 0..8 {
                 let mut wire = connect(arena, 0).await;

@@ -196,7 +196,7 @@ async fn a_storm_of_mails_is_refused_and_delays_no_mail_of_the_host(host: &TestH
     for _ in 0..5 {
         host.mails().take("a@partner.example").await;
     }
-    let met = "wharf_plugin_limits_met_total{plugin=\"chameleon\",release=\"1\",limit=\"email.rate\"}";
+    let met = "wharf_plugin_limit_hits_total{plugin=\"chameleon\",release=\"1\",limit=\"email.rate\"}";
     let samples = samples(host.superuser()).await;
     let hits = samples.iter().find(|(name, _)| name == met).map(|(_, value)| *value);
     assert_eq!(hits, Some(45.0), "{samples:?}");

@@ -25,7 +25,7 @@ async fn error(host: &TestHost, fetching: Value) -> String {
 }
 
 async fn limit_hits(host: &TestHost, limit: &str) -> f64 {
-    let (name, limit) = ("wharf_plugin_limits_met_total", format!("limit=\"{limit}\""));
+    let (name, limit) = ("wharf_plugin_limit_hits_total", format!("limit=\"{limit}\""));
     let samples = samples(host.superuser()).await.into_iter();
     samples.filter(|(key, _)| key.starts_with(name) && key.contains(&limit)).map(|(_, count)| count).sum()
 }

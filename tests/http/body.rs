@@ -270,17 +270,17 @@ async fn unread_responses_do_not_prevent_signing_in() {
     slow.write_all(b"GET /api/v1/chameleon/body/8000000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     // The response has begun, and is not read further.
     slow.read_exact(&mut [0; 15]).await.unwrap();
-    assert!(body_memory(&host, "answer").await >= 8_000_000.0);
+    assert!(body_memory(&host, "response").await >= 8_000_000.0);
     host.anonymous().get("/chameleon/echo/x").await.has_code(503, "overloaded");
     host.anonymous().signed_in(SUPERUSER, PASSWORD).await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();
     assert_eq!(host.anonymous().get("/hello/").await.status, 200, "another plugin");
     slow.read_exact(&mut vec![0; 8_000_000]).await.unwrap();
-    until("the memory to be released", async || (body_memory(&host, "answer").await == 0.0).then_some(())).await;
+    until("the memory to be released", async || (body_memory(&host, "response").await == 0.0).then_some(())).await;
     assert_eq!(host.anonymous().get("/chameleon/echo/x").await.status, 200);
 }
 
-async fn body_memory(host: &TestHost, of: &str) -> f64 {
-    let name = format!("wharf_http_body_bytes{{of=\"{of}\"}}");
+async fn body_memory(host: &TestHost, kind: &str) -> f64 {
+    let name = format!("wharf_http_body_bytes{{kind=\"{kind}\"}}");
     metrics::samples(host.superuser()).await.into_iter().find(|(sample, _)| *sample == name).unwrap().1
 }

@@ -129,6 +129,6 @@ async fn the_size_limit_counts_decoded_bytes(host: &TestHost) {
     let echo = host.anonymous().request(Method::POST, "/chameleon/echo");
     assert_eq!(coded(echo, "gzip", body).send().await.status, 200);
     let samples = metrics::samples(host.superuser()).await;
-    let held = samples.into_iter().find(|(name, _)| name == "wharf_http_body_bytes{of=\"request\"}").unwrap().1;
+    let held = samples.into_iter().find(|(name, _)| name == "wharf_http_body_bytes{kind=\"request\"}").unwrap().1;
     assert!(held < 1000.0, "the memory of refused bodies is released: {held}");
 }

@@ -1,10 +1,11 @@
 //! `/metrics`: access, and the values that are counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use reqwest::Method;
 use wharf::config::Secret;
 
+use crate::support::component::workspace;
 use crate::support::host::CHAMELEON;
 use crate::support::polling::until;
 use crate::support::{Client, Component, Setup, TestHost, TestResponse, both};
@@ -92,11 +93,11 @@ async fn current_usage_is_reported(host: &mut TestHost) {
     assert!(of(&samples, "cache_bytes") > 0.0 && of(&samples, "sql_disk_bytes") > 0.0);
     assert_eq!(of(&samples, "cache_entries"), 1.0);
     for name in [
-        "wharf_pool_slots{of=\"memory\"}",
-        "wharf_pool_slots{of=\"stack\"}",
+        "wharf_pool_slots{kind=\"memory\"}",
+        "wharf_pool_slots{kind=\"stack\"}",
         "wharf_calls_running",
         "wharf_calls_waiting_bytes",
-        "wharf_call_places",
+        "wharf_call_slots",
     ] {
         assert!(samples[name] >= 1.0, "{name}: {samples:#?}");
     }
@@ -109,7 +110,7 @@ async fn current_usage_is_reported(host: &mut TestHost) {
     assert_eq!(["concurrency", "sql.connections"].map(current), [1, 1]);
     assert!(current("cache.bytes").as_u64() > Some(0));
     calls.iter().for_each(tokio::task::JoinHandle::abort);
-    until("all calls to end", async || (metrics(host).await["wharf_pool_slots{of=\"memory\"}"] == 0.0).then_some(()))
+    until("all calls to end", async || (metrics(host).await["wharf_pool_slots{kind=\"memory\"}"] == 0.0).then_some(()))
         .await;
 }
 
@@ -156,4 +157,18 @@ async fn client_input_never_becomes_a_label() {
     }
     let text = scrape(host.superuser()).await.text();
     assert!(!text.contains("nowhere-in") && !text.contains("nobody-of"), "{text}");
+}
+
+#[tokio::test]
+async fn the_operating_guide_names_every_metric_and_no_other() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let text = scrape(host.superuser()).await.text();
+    let declared: BTreeSet<&str> =
+        text.lines().filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split_once(' ')?.0)).collect();
+    assert!(declared.len() > 40, "{text}");
+    let guide = std::fs::read_to_string(workspace().join("host/OPERATING.md")).unwrap();
+    let rows = guide.lines().filter(|line| line.starts_with("| `wharf_"));
+    let names = rows.filter_map(|row| row.split(" | ").next()).flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let documented: BTreeSet<&str> = names.filter_map(|name| name.split('{').next()).collect();
+    assert_eq!(documented, declared);
 }

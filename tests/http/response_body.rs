@@ -33,7 +33,7 @@ async fn sample(host: &TestHost, name: &str) -> f64 {
 
 /// Returns the number of unread bytes.
 async fn unread_bytes(host: &TestHost) -> f64 {
-    sample(host, "wharf_http_body_bytes{of=\"answer\"}").await
+    sample(host, "wharf_http_body_bytes{kind=\"response\"}").await
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn client_connections_leave_file_descriptors_for_the_rest() {
     let process = Process::start_with_files(home(), 64, 256).await;
     // Later connections wait in the kernel's queue, so the superuser keeps this one.
     let superuser = process.superuser_keeping_its_connection().await;
-    assert_eq!(sample(&superuser, "wharf_http_connection_places").await, 128.0);
+    assert_eq!(sample(&superuser, "wharf_http_connections_max").await, 128.0);
     let mut idle = Vec::new();
     // And as many as fit into the kernel's queue.
     for _ in 0..180 {

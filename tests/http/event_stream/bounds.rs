@@ -33,7 +33,7 @@ async fn streams_are_bounded_for_each_caller_and_for_all() {
     let refused = joe.get(&path(&topic)).await;
     refused.has_code(503, "overloaded");
     assert_eq!(refused.header("retry-after"), Some("5"));
-    assert_eq!(sample(&host, "wharf_event_stream_places").await, 4.0);
+    assert_eq!(sample(&host, "wharf_event_streams_max").await, 4.0);
     assert_eq!(sample(&host, "wharf_event_streams").await, 4.0);
     drop(hers.pop());
     streams_are(&host, 3.0).await;

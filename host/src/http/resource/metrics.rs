@@ -77,20 +77,20 @@ fn add_http(families: &mut Families, host: &Host) {
         traffic.ended().map(|(class, count)| (label("status", class), count)),
     );
     families.single_gauge("http_requests_in_flight", "Requests without a response yet", traffic.in_flight());
-    let budgets = [("request", &host.body_memory.requests), ("answer", &host.body_memory.responses)];
+    let budgets = [("request", &host.body_memory.requests), ("response", &host.body_memory.responses)];
     families.gauge(
         "http_body_bytes",
         "Memory for bodies of requests, and of responses that clients have not read yet",
-        budgets.map(|(of, budget)| (label("of", of), budget.reserved())),
+        budgets.map(|(kind, budget)| (label("kind", kind), budget.reserved())),
     );
     families.counter(
         "http_bodies_refused",
         "Requests refused because the memory for bodies was full",
-        budgets.map(|(of, budget)| (label("of", of), budget.refused())),
+        budgets.map(|(kind, budget)| (label("kind", kind), budget.refused())),
     );
     families.single_gauge("http_connections", "Open connections of clients", traffic.connections());
     let max_connections = host.config.server.connections;
-    families.single_gauge("http_connection_places", "Maximum number of open connections of clients", max_connections);
+    families.single_gauge("http_connections_max", "Maximum number of open connections of clients", max_connections);
     families.counter(
         "http_connections_dropped",
         "Connections closed by the host because the client was too slow or did not send valid HTTP",
@@ -103,7 +103,7 @@ fn add_http(families: &mut Families, host: &Host) {
     );
     let places = &host.live_events.places;
     families.single_gauge("event_streams", "Open streams of events", places.taken());
-    families.single_gauge("event_stream_places", "Maximum number of open streams of events", places.all());
+    families.single_gauge("event_streams_max", "Maximum number of open streams of events", places.all());
 }
 
 /// The rest of the host: version, call slots, instance pool, deploys, database.
@@ -118,12 +118,12 @@ fn add_host(families: &mut Families, host: &Host) {
         "Memory of the calls that wait for their turn or for a call slot",
         waiting_bytes,
     );
-    families.single_gauge("call_places", "Call slots of the host", host.plugins.call_slots());
+    families.single_gauge("call_slots", "Call slots of the host", host.plugins.call_slots());
     let pool = host.plugins.instance_pool();
     families.gauge(
         "pool_slots",
         "Slots of the instance pool in use, by kind",
-        pool.in_use.map(|(kind, count)| (label("of", kind), count)),
+        pool.in_use.map(|(kind, count)| (label("kind", kind), count)),
     );
     families.single_gauge("pool_idle_bytes", "Memory kept by idle slots of the instance pool", pool.resident);
     let number = host.plugins.generation().number;
@@ -176,7 +176,7 @@ async fn add_mails(families: &mut Families, host: &Host) {
         }),
     );
     families.single_gauge(
-        "mail_queue_places",
+        "mail_queue_max",
         "Maximum number of mails of the host that wait to be sent",
         host.mail.queue_bound(),
     );
@@ -344,7 +344,7 @@ fn add_releases(families: &mut Families, releases: &[&Arc<Release>]) {
         "Failures of a service of the host during calls, which are not held against the plugin",
         failures,
     );
-    families.counter("plugin_limits_met", "Operations refused or ended because a limit was hit", hits);
+    families.counter("plugin_limit_hits", "Operations refused or ended because a limit was hit", hits);
 }
 
 /// State that all releases of a plugin share.
