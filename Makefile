@@ -37,7 +37,9 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: build ## Build everything and serve it on http://127.0.0.1:8000 with the items plugin
+run: wasm host ## Build the host and the items plugin, and serve them on http://127.0.0.1:8000
+	@# `make plugins` builds the others.
+	@$(MAKE) plugins PLUGINS=items
 	@exec $(WHARF) serve --deploy target/plugins/items.wasm --grant $(GRANTS) $(ARGS)
 
 .PHONY: build
